@@ -1,0 +1,57 @@
+# The two commands a user needs: `make conformance` and `make test`. Both prepare .venv themselves.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+WORKERS ?= 2
+
+.PHONY: conformance test setup lint types imports tests suite mutants foreign soak lock clean
+
+conformance: $(STAMP)
+	$(BIN)/edgecase run -n $(WORKERS)
+
+test: lint types imports tests suite mutants
+
+setup: $(STAMP)
+
+# Nothing is compiled: every dependency is a wheel from the lock, checked by hash.
+$(STAMP): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "edgecase needs $(PYTHON) (Python 3.11): install it or call 'make PYTHON=/path/to/python3.11'"; exit 2; }
+	@echo "setup: creating $(VENV) from requirements.lock"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+imports: $(STAMP)
+	$(BIN)/lint-imports --no-logo
+
+tests: $(STAMP)
+	$(BIN)/python -m pytest -n $(WORKERS) tests
+
+suite: $(STAMP)
+	$(BIN)/edgecase run -n $(WORKERS)
+
+mutants: $(STAMP)
+	$(BIN)/edgecase mutants -n $(WORKERS)
+
+# Foreign engines and peers, from a lock with hashes, under .foreign (ignored). What it could not get it says.
+foreign: $(STAMP)
+	$(BIN)/edgecase foreign install
+
+soak: $(STAMP)
+	$(BIN)/python -m pytest tests/soak -p no:randomly
+
+lock:
+	@command -v uv >/dev/null || { echo "make lock needs uv"; exit 2; }
+	uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-package edgecase requirements.in -o requirements.lock
+
+clean:
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""Everything that runs a case against some engine."""

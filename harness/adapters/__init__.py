@@ -1,0 +1,1 @@
+"""The adapters we ship for foreign engines, one file each."""

@@ -1,0 +1,1 @@
+"""Drivers: start, publish and stop an engine, over the agent protocol or through an adapter."""

@@ -1,0 +1,1 @@
+"""The I/O below a peer: TCP connections and listeners, agent streams."""

@@ -1,0 +1,1 @@
+"""Frozen data, no I/O: spec, feature, requirement, case, verdict, profile, event, run record."""

@@ -1,0 +1,1 @@
+"""A complete tunnel engine, usable on its own: `python -m reference_engine serve`."""

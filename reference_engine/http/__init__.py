@@ -1,0 +1,1 @@
+"""HTTP tunnels: one neutral exchange, codecs, rules, upgrades."""

@@ -1,0 +1,1 @@
+"""The reference engine with exactly one rule broken: one file per family."""

@@ -1,0 +1,1 @@
+"""Byte pumps: backpressure, half-close, reset."""

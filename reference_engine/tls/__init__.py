@@ -1,0 +1,1 @@
+"""TLS: endpoints, certificates, the protocol-native tunnels."""

@@ -1,0 +1,1 @@
+"""Tunnels: properties, validation, editions, host names, registry."""

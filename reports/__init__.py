@@ -1,0 +1,1 @@
+"""Run record in, report out: HTML, JUnit, Allure, JSON Schema."""

@@ -1,0 +1,1 @@
+"""Tests of the harness, the reference engine, the reports and the tools."""
