@@ -30,9 +30,12 @@ class Variant:
 class Case:
     """What a case declares.
 
-    `publish` gives the specs by name for one variant; the scene publishes them before the script starts. `settings` says how the engine
-    must be started. `needs` may hold `dynamic` (publishes by itself over the agent protocol), `private-engine` (damages its engine) and
-    `agent` (speaks the agent protocol itself). `features` is what the profile must claim for the case to run, on top of what the specs
+    `publish` gives the specs by name for one variant; the scene publishes them before the script starts. `settings`
+    says how the engine
+    must be started. `needs` may hold `dynamic` (publishes by itself over the agent protocol), `private-engine`
+    (damages its engine) and
+    `agent` (speaks the agent protocol itself). `features` is what the profile must claim for the case to run, on top
+    of what the specs
     need; `refusal` marks a case that runs *only* where a feature is not claimed. `sanity` cases guard their family.
     """
 
@@ -82,7 +85,7 @@ class Case:
         return self.extra_features.union(*(spec.features() for spec in self.publish(variant).values()))
 
 
-def case(  # noqa: PLR0913 - one keyword per declared fact
+def case(
     case_id: str,
     *,
     checks: Sequence[str],
@@ -100,8 +103,10 @@ def case(  # noqa: PLR0913 - one keyword per declared fact
 ) -> Callable[[CaseFunction], CaseFunction]:
     """Declare a case; the decorated coroutine function takes the scene.
 
-    `checks` are requirement ids, the first one is what an unattributed departure is judged under. `publish` is a spec (named `main`), a
-    mapping of names to specs, or a function of the variant that gives one of these. `over` are the case's axes. `revision` is raised when
+    `checks` are requirement ids, the first one is what an unattributed departure is judged under. `publish` is a spec
+    (named `main`), a
+    mapping of names to specs, or a function of the variant that gives one of these. `over` are the case's axes.
+    `revision` is raised when
     the expectation changes. `family` defaults to that of the first spec (`tls`, `http`), or `agent`.
     """
     axes = over or {}

@@ -13,12 +13,16 @@ LEGS = (DOWNSTREAM, UPSTREAM, AGENT, HARNESS)
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One step. `at` is seconds since the scene began; `leg` one of `LEGS`; `sender`/`receiver` are `client`, `engine`, `upstream`,
+    """One step. `at` is seconds since the scene began; `leg` one of `LEGS`; `sender`/`receiver` are `client`,
+    `engine`, `upstream`,
     `agent` or `harness`.
 
-    `what` is the step in the field's words (`ClientHello`, `close_notify`, `GET /a HTTP/1.1`, `barrier`), `detail` its readable rest.
-    `size` and `digest` describe the whole payload (octets, SHA-256 hex), `sample` at most its first 256 octets as hex. `channel` tells
-    several connections on one leg apart (`client-1`). `departed` marks the step where the engine departed from what was expected.
+    `what` is the step in the field's words (`ClientHello`, `close_notify`, `GET /a HTTP/1.1`, `barrier`), `detail` its
+    readable rest.
+    `size` and `digest` describe the whole payload (octets, SHA-256 hex), `sample` at most its first 256 octets as hex.
+    `channel` tells
+    several connections on one leg apart (`client-1`). `departed` marks the step where the engine departed from what
+    was expected.
     """
 
     at: float

@@ -21,7 +21,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class OutcomeRecord:
-    """What one requirement got: `ledger` is `claim` or `rfc`, `branch` the item of the row's `allowed` that was seen, if any.
+    """What one requirement got: `ledger` is `claim` or `rfc`, `branch` the item of the row's `allowed` that was seen,
+    if any.
 
     `message` names the rule, what was expected and what came; empty on a plain pass.
     """
@@ -42,8 +43,10 @@ class OutcomeRecord:
 class CaseResult:
     """One run of one variant of one case.
 
-    `cause` says who or what a verdict without outcomes is about (`adapter: no answer to publish within 5.0 s`). `expected` is whether the
-    baseline agrees with the verdict, `baseline_reason` the baseline's reason if it has an entry. `transcript` is always there; `engine_log`
+    `cause` says who or what a verdict without outcomes is about (`adapter: no answer to publish within 5.0 s`).
+    `expected` is whether the
+    baseline agrees with the verdict, `baseline_reason` the baseline's reason if it has an entry. `transcript` is
+    always there; `engine_log`
     (last lines) only for what did not pass. `needs` explains an `unsupported`.
     """
 
@@ -140,7 +143,8 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(kind: type[T], data: Any) -> T:
-    """The record that `to_json` wrote. Raises `ValueError` naming the key when a value is missing or of another type."""
+    """The record that `to_json` wrote. Raises `ValueError` naming the key when a value is missing or of another
+    type."""
     value: T = _build(kind, data, kind.__name__)
     return value
 

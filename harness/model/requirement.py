@@ -18,8 +18,10 @@ LEVELS = MUST_LEVELS | SHOULD_LEVELS | {"MAY"}
 class Requirement:
     """A requirement: id, level, section, text, what an observer sees, and the outcomes that pass.
 
-    `chapter` is the ledger's own `area` key with its source (`rfc:tls`, `engine:TLS`, `agent:AGENT`). `allowed` lists every outcome that
-    passes, in the row's own words; an item marked `recorded` is noted, never red. `rulings` are the ids of the rulings that bear on the row.
+    `chapter` is the ledger's own `area` key with its source (`rfc:tls`, `engine:TLS`, `agent:AGENT`). `allowed` lists
+    every outcome that
+    passes, in the row's own words; an item marked `recorded` is noted, never red. `rulings` are the ids of the rulings
+    that bear on the row.
     """
 
     id: str
@@ -51,7 +53,8 @@ class Requirement:
 
     @property
     def binding(self) -> bool:
-        """Whether a departure is a `fail`: a MUST of an RFC, or a MUST that the documentation states. All else is a `warn`."""
+        """Whether a departure is a `fail`: a MUST of an RFC, or a MUST that the documentation states. All else is a
+        `warn`."""
         if self.level not in MUST_LEVELS:
             return False
         return self.ledger == CLAIM or not self.marks

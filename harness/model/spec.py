@@ -13,8 +13,10 @@ SettingValue = str | int | bool
 class TunnelSpec:
     """The properties of one tunnel, as the agent asks for them. `None` and `()` mean absent.
 
-    The names are those of the agent protocol (TunnelProperties). `hostname` may hold `{label}` (unique per case and run), `{domain}` (the
-    engine's base name) and `{project}`; the driver fills them in. `upstream` says what stands behind the tunnel, which no engine is told:
+    The names are those of the agent protocol (TunnelProperties). `hostname` may hold `{label}` (unique per case and
+    run), `{domain}` (the
+    engine's base name) and `{project}`; the driver fills them in. `upstream` says what stands behind the tunnel, which
+    no engine is told:
     `tcp` (plain bytes) or `tls` (the upstream speaks TLS itself).
     """
 
@@ -92,7 +94,8 @@ _FEATURES_OF: dict[str, Callable[[TunnelSpec], Iterator[str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How an engine must be started for a case: dotted keys of fixtures/features.toml `[settings]` with their values, sorted.
+    """How an engine must be started for a case: dotted keys of fixtures/features.toml `[settings]` with their values,
+    sorted.
 
     Durations are milliseconds. Empty means: as the profile starts it.
     """
@@ -117,7 +120,8 @@ class Settings:
 
 
 def tls(**properties: Any) -> TunnelSpec:
-    """A published TLS tunnel, terminated unless `tls_mode` says otherwise; upstream TLS and passthrough put a TLS upstream behind it."""
+    """A published TLS tunnel, terminated unless `tls_mode` says otherwise; upstream TLS and passthrough put a TLS
+    upstream behind it."""
     behind = "tls" if properties.get("upstream_tls") or properties.get("tls_mode") == "passthrough" else "tcp"
     return TunnelSpec(**{"protocol": "tls", "upstream": behind, **properties})
 
