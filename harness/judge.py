@@ -56,8 +56,9 @@ class Judge:
 
     # judgements
 
-    def expect(self, requirement: str, condition: bool, *, expected: str, actual: str, branch: str | None = None) ->
-    bool:
+    def expect(
+        self, requirement: str, condition: bool, *, expected: str, actual: str, branch: str | None = None
+    ) -> bool:
         """`condition` must hold for `requirement`. Ends the case on a failed binding row; returns `condition`
         otherwise."""
         row = self._row(requirement)

@@ -32,8 +32,7 @@ class RawPeer:
             data, self._kept = self._kept[:limit], self._kept[limit:]
             return data
         async with deadline(f"octets at the {self.channel.us}"):
-            data = await self._receive(limit)
-        return data
+            return await self._receive(limit)
 
     async def _receive(self, limit: int = 65536) -> bytes:
         try:
