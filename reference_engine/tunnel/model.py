@@ -57,3 +57,25 @@ class Tunnel:
     project: str
     open: bool = True
     sessions: set[Callable[[str], None]] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientInfo:
+    """What an agent said about itself when it opened its control channel; None where it said nothing."""
+
+    agent: str | None = None
+    channel: str | None = None
+    version: str | None = None
+    os: str | None = None
+    arch: str | None = None
+    protocol_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """One agent with an open control channel."""
+
+    id: str
+    project: str
+    info: ClientInfo
+    since: datetime
