@@ -62,6 +62,7 @@ class UpstreamQueue:
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[Incoming] = asyncio.Queue(MAX_WAITING)
+        self._arrived = asyncio.Event()
         self.total = 0
 
     def put(self, incoming: Incoming) -> None:
@@ -69,12 +70,19 @@ class UpstreamQueue:
         self.total += 1
         try:
             self._queue.put_nowait(incoming)
+            self._arrived.set()
         except asyncio.QueueFull:
             incoming.link.abort()
 
     async def get(self) -> Incoming:
         """The next stream."""
         return await self._queue.get()
+
+    async def arrival(self) -> None:
+        """Return as soon as a stream waits to be taken."""
+        while self._queue.empty():
+            self._arrived.clear()
+            await self._arrived.wait()
 
     @property
     def waiting(self) -> int:

@@ -1,0 +1,330 @@
+"""The scene: the one object that a case receives.
+
+It holds the published tunnels, makes peers, keeps the transcript, judges, and knows the barrier. It closes everything
+it made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from harness.engine.driver import Driver, Endpoint, Inexpressible, Published, Refused, Session
+from harness.errors import DeadlineExpired, NotSupported, SetupFailed
+from harness.evidence.transcript import DOWNSTREAM, Transcript
+from harness.judge import Judge, LedgerView
+from harness.link.deadline import deadline
+from harness.link.stream import LinkReset
+from harness.link.tcp import connect_tcp
+from harness.model.case import Case, Variant
+from harness.model.profile import Profile
+from harness.model.spec import TunnelSpec
+from harness.peer.raw import RawPeer
+from harness.peer.upstream import Stray, UpstreamSide
+
+if TYPE_CHECKING:
+    from harness.peer.agent import Agent, ScriptedAgent
+    from harness.peer.http1 import Http1Client, Http1Upstream
+    from harness.peer.tls import TlsPeer
+
+A = TypeVar("A")
+B = TypeVar("B")
+NONCE_SIZE = 16
+
+
+class Scene:
+    """One run of one variant of one case on one engine."""
+
+    def __init__(
+        self,
+        case: Case,
+        variant: Variant,
+        *,
+        profile: Profile,
+        driver: Driver,
+        session: Session,
+        ledger: LedgerView,
+        transcript: Transcript,
+    ) -> None:
+        self.case = case
+        self.variant = variant
+        self.profile = profile
+        self.driver = driver
+        self.session = session
+        self.transcript = transcript
+        self.judge = Judge(ledger, case, transcript)
+        self._published: dict[str, Published] = {}
+        self._sides: dict[str, UpstreamSide] = {}
+        self._http: dict[str, Http1Upstream] = {}
+        self._closers: list[Callable[[], Awaitable[None]]] = []
+        self._serial = 0
+        key = f"{case.id}[{variant.label}]"
+        self._seed = hashlib.sha256(key.encode() + secrets.token_bytes(8)).digest()
+
+    # publishing
+
+    async def publish_declared(self) -> None:
+        """Publish what the case declares. Raises `SetupFailed` or `NotSupported`; a case about refusals publishes by
+        itself."""
+        specs = self.case.publish(self.variant)
+        if not specs:
+            return
+        for name, answer in (await self.publish(specs)).items():
+            if isinstance(answer, Refused):
+                raise SetupFailed(f"engine: refused to publish {name!r} ({answer.code}): {answer.message}")
+            if isinstance(answer, Inexpressible):
+                raise NotSupported(answer.feature)
+
+    async def publish(self, specs: Mapping[str, TunnelSpec]) -> dict[str, Endpoint | Refused | Inexpressible]:
+        """Publish `specs` by name and give the engine's answer to each. Raises `SetupFailed` when there is no
+        answer."""
+        published = await self.session.publish(specs)
+        self._published.update(published)
+        for name, item in published.items():
+            answer = item.answer
+            told = answer.host if isinstance(answer, Endpoint) else str(answer)
+            self.transcript.note("published" if isinstance(answer, Endpoint) else "not published", f"{name}: {told}")
+        return {name: item.answer for name, item in published.items()}
+
+    def endpoint(self, name: str = "main") -> Endpoint:
+        """Where the tunnel `name` is reached."""
+        return self._published[name].endpoint
+
+    def spec(self, name: str = "main") -> TunnelSpec:
+        """What was asked for under `name`."""
+        return self._published[name].spec
+
+    @property
+    def agent(self) -> Agent:
+        """The agent that published this case's tunnels; only in a case with `needs=["dynamic"]`."""
+        agent: Agent = self.session.agent  # type: ignore[attr-defined]
+        return agent
+
+    async def scripted_agent(self, **options: Any) -> ScriptedAgent:
+        """An agent that the case drives frame by frame; only in a case with `needs=["agent"]`."""
+        agent: ScriptedAgent = await self.session.scripted_agent(self.transcript, **options)  # type: ignore[attr-defined]
+        self._closers.append(agent.shut)
+        return agent
+
+    # peers
+
+    def _name(self, kind: str) -> str:
+        self._serial += 1
+        return f"{kind}-{self._serial}"
+
+    async def tcp(self, name: str = "main", *, endpoint: Endpoint | None = None) -> RawPeer:
+        """A plain TCP connection to the endpoint's address."""
+        where = endpoint or self.endpoint(name)
+        channel = self.transcript.channel(DOWNSTREAM, "client", self._name("client"))
+        channel.sent("TCP connect", detail=f"{where.address}:{where.port}")
+        try:
+            async with deadline(f"the endpoint {where.address}:{where.port} to accept TCP"):
+                link = await connect_tcp(where.address, where.port)
+        except OSError as error:
+            channel.got("TCP refused", detail=str(error))
+            raise LinkReset(f"TCP connection refused: {error.strerror}") from error
+        peer = RawPeer(link, channel)
+        self._closers.append(peer.close)
+        return peer
+
+    async def tls_client(
+        self, name: str = "main", *, handshake: bool = True, endpoint: Endpoint | None = None, **options: Any
+    ) -> TlsPeer:
+        """A TLS client toward the endpoint. `options` are those of `ClientOptions`; the server name is the endpoint's
+        unless given."""
+        from harness.peer.tls import TlsPeer
+        from harness.wire.tls.client import ClientOptions
+
+        where = endpoint or self.endpoint(name)
+        raw = await self.tcp(name, endpoint=where)
+        chosen = {"server_name": where.host, "alpn": self.usual_alpn(name), **options}
+        peer = TlsPeer.client(raw.link, raw.channel, ClientOptions(**chosen))
+        self._closers.append(peer.close)
+        if handshake:
+            await peer.handshake()
+        return peer
+
+    def usual_alpn(self, name: str = "main") -> tuple[str, ...]:
+        """What an ordinary client of this tunnel offers: the first of its list, `http/1.1` for HTTP, else nothing."""
+        published = self._published.get(name)
+        if published is None:
+            return ()
+        if published.spec.family == "http":
+            return ("http/1.1",)
+        return published.spec.tls_alpns[:1]
+
+    def upstream(self, name: str = "main") -> UpstreamSide:
+        """The upstream side of the tunnel `name`: its streams, in the order in which the engine opened them."""
+        if name not in self._sides:
+            published = self._published[name]
+            self._sides[name] = UpstreamSide(published.upstream, published.spec, self.transcript, name)
+            self._closers.append(self._sides[name].close)
+        return self._sides[name]
+
+    async def http_client(self, name: str = "main", **options: Any) -> Http1Client:
+        """An HTTP/1.1 client on a TLS connection to the endpoint."""
+        from harness.peer.http1 import Http1Client
+
+        peer = await self.tls_client(name, **options)
+        return Http1Client(peer, peer.channel, host=self.endpoint(name).host)
+
+    def http_upstream(self, name: str = "main") -> Http1Upstream:
+        """The HTTP/1.1 upstream behind the tunnel `name`; it takes every stream that the engine opens."""
+        from harness.peer.http1 import Http1Upstream
+
+        if name not in self._http:
+            upstream = Http1Upstream(self._published[name].upstream, self.transcript, name)
+            self._http[name] = upstream
+            self._closers.append(upstream.close)
+        return self._http[name]
+
+    # joined peers
+
+    def nonce(self) -> bytes:
+        """Sixteen octets that no other exchange of this run carries."""
+        self._serial += 1
+        return hashlib.sha256(self._seed + self._serial.to_bytes(4, "big")).digest()[:NONCE_SIZE]
+
+    async def pair(
+        self,
+        name: str = "main",
+        *,
+        upstream: Mapping[str, Any] | None = None,
+        nonce: bytes | None = None,
+        **options: Any,
+    ) -> tuple[TlsPeer, Any]:
+        """A client and an upstream joined through a TLS tunnel, whatever its mode, after a nonce went from one to the
+        other.
+
+        `options` are the client's, `upstream` the upstream TLS server's where it speaks TLS. Gives (client, upstream):
+        `TlsPeer` and
+        `RawPeer`, or two `TlsPeer`. A nonce that arrives on another stream, or changed, is a departure.
+        """
+        token = nonce or self.nonce()
+        spec = self.spec(name)
+        side = self.upstream(name)
+        if spec.upstream != "tls":
+            client = await self.tls_client(name, **options)
+            await client.send(token)
+            return client, await side.accept_with(token)
+        client = await self.tls_client(name, handshake=False, **options)
+        if spec.tls_mode == "passthrough":
+            _, server = await self.both(client.handshake(), side.accept_tls(**(upstream or {})))
+            await client.send(token)
+        else:
+            _, server = await self.both(self._handshake_and_send(client, token), side.accept_tls(**(upstream or {})))
+        await side.check_nonce(server, token)
+        return client, server
+
+    async def _handshake_and_send(self, client: TlsPeer, token: bytes) -> None:
+        await client.handshake()
+        await client.send(token)
+
+    async def both(self, first: Awaitable[A], second: Awaitable[B]) -> tuple[A, B]:
+        """Run two coroutines side by side; the first error cancels the other and is raised as it is."""
+        tasks = (asyncio.ensure_future(first), asyncio.ensure_future(second))
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in tasks:
+                if task.done():
+                    task.result()
+            return tasks[0].result(), tasks[1].result()  # type: ignore[return-value]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    # barrier
+
+    async def settle(self, name: str = "main") -> None:
+        """The barrier: whatever the engine was given before has had its effect when this returns.
+
+        A probe of our own goes through the same tunnel to the upstream and its answer comes back to the client: a
+        round trip on both
+        legs, through the engine's ordinary queue. Twice, so that what the first overtook is passed by the second.
+        """
+        try:
+            for _ in range(2):
+                await self._probe(name)
+        except (LinkReset, DeadlineExpired) as error:
+            raise SetupFailed(f"engine: no probe came through {name!r} after the stimulus: {error}") from error
+        self.transcript.note("barrier", f"{name}: two probe streams, client to upstream and back")
+
+    async def _probe(self, name: str) -> None:
+        if self.spec(name).family == "http":
+            from harness.peer.http1 import probe
+
+            client = await self.http_client(name)
+            await probe(client, self.http_upstream(name), self.nonce().hex())
+            await client.close()
+            return
+        token = self.nonce()
+        client, server = await self.pair(name, nonce=token)
+        await server.send(token[::-1])
+        await client.receive_exactly(NONCE_SIZE)
+        await client.close()
+        await server.close()
+
+    async def strays(self, name: str = "main") -> tuple[Stray, ...]:
+        """Upstream streams that no script asked for, with what they carried. Only after `settle` does their absence
+        mean anything."""
+        if self.spec(name).family == "http":
+            return tuple(
+                Stray(data=seen.raw_head, described=seen.describe()) for seen in self.http_upstream(name).unexpected
+            )
+        return await self.upstream(name).strays()
+
+    async def untouched(self, requirement: str, name: str = "main", *, branch: str | None = None) -> None:
+        """After `settle`: the upstream saw nothing but what the script asked for."""
+        strays = await self.strays(name)
+        seen = "; ".join(stray.describe() for stray in strays) or "nothing"
+        self.judge.expect(
+            requirement, not strays, expected=f"nothing to reach the upstream of {name!r}", actual=seen, branch=branch
+        )
+
+    # judging: see harness.judge
+
+    def expect(
+        self, requirement: str, condition: bool, *, expected: str, actual: str, branch: str | None = None
+    ) -> bool:
+        """See `Judge.expect`."""
+        return self.judge.expect(requirement, condition, expected=expected, actual=actual, branch=branch)
+
+    def allow(self, requirement: str, branch: str) -> None:
+        """See `Judge.allow`."""
+        self.judge.allow(requirement, branch)
+
+    def record(self, requirement: str, what: str) -> None:
+        """See `Judge.record`."""
+        self.judge.record(requirement, what)
+
+    def not_run(self, requirement: str, reason: str) -> None:
+        """See `Judge.not_run`."""
+        self.judge.not_run(requirement, reason)
+
+    def depart(self, requirement: str, *, expected: str, actual: str) -> None:
+        """See `Judge.depart`."""
+        self.judge.depart(requirement, expected=expected, actual=actual)
+
+    def judging(self, *requirements: str) -> AbstractContextManager[None]:
+        """See `Judge.judging`."""
+        return self.judge.judging(*requirements)
+
+    # end
+
+    def on_close(self, closer: Callable[[], Awaitable[None]]) -> None:
+        """Run `closer` when the scene ends."""
+        self._closers.append(closer)
+
+    async def close(self) -> None:
+        """Close every peer, newest first, then the session."""
+        for closer in reversed(self._closers):
+            try:
+                await closer()
+            except (LinkReset, OSError, DeadlineExpired) as error:
+                self.transcript.note("closing", f"{type(error).__name__}: {error}")
+        await self.session.close()
