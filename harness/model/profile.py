@@ -48,3 +48,10 @@ class Profile:
     settings: Mapping[str, SettingValue] = field(default_factory=dict)
     baseline: tuple[BaselineEntry, ...] = ()
     notes: str = ""
+    shipped: bool = False
+    editions: tuple[str, ...] = ()
+
+    @property
+    def file_or_name(self) -> str:
+        """What `--engine` takes to find this profile again."""
+        return self.name if self.shipped else self.file

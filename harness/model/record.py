@@ -72,6 +72,7 @@ class CaseResult:
     family: str = ""
     single_family: bool = False
     worker: str = "main"
+    engine_version: str = ""
 
     @property
     def key(self) -> str:

@@ -48,15 +48,16 @@ class RawPeer:
 
     async def receive_exactly(self, count: int) -> bytes:
         """Exactly `count` octets. Raises `PeerMismatch` when the stream ends before."""
-        data = self._kept
         async with deadline(f"{count} octets at the {self.channel.us}"):
-            while len(data) < count:
+            while len(self._kept) < count:
                 chunk = await self._receive()
                 if not chunk:
-                    raise PeerMismatch(f"{count} octets at the {self.channel.us}", f"{len(data)} octets, then FIN")
-                data += chunk
-        self._kept = data[count:]
-        return data[:count]
+                    raise PeerMismatch(
+                        f"{count} octets at the {self.channel.us}", f"{len(self._kept)} octets, then FIN"
+                    )
+                self._kept += chunk
+        data, self._kept = self._kept[:count], self._kept[count:]
+        return data
 
     async def receive_until_end(self) -> tuple[bytes, End]:
         """Everything up to the end of the stream, and how it ended. Raises `DeadlineExpired`, `PeerMismatch` above

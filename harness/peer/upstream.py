@@ -117,10 +117,7 @@ class UpstreamSide:
     async def strays(self) -> tuple[Stray, ...]:
         """Streams that were opened and that no script took. Reads what they carried without waiting."""
         self._strays.extend(self._peer(incoming) for incoming in self._queue.drain())
-        seen = []
-        for peer in self._strays:
-            seen.append(Stray(await _ready_octets(peer)))
-        return tuple(seen)
+        return tuple([Stray(await _ready_octets(peer)) for peer in self._strays])
 
     @property
     def opened(self) -> int:

@@ -1,0 +1,358 @@
+"""The pytest plugin: collects cases, orders them, runs them on the worker's loop, and brings their results to the run
+record.
+
+A case is not a test of ours: it is a `CaseItem`, whose result is a verdict. `harness.model.verdict.VERDICTS` says what
+pytest makes of it.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import secrets
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fixtures
+from harness import baseline
+from harness.engine.factory import make_driver
+from harness.errors import UsageError
+from harness.judge import LedgerView
+from harness.ledger import Ledger, LedgerError
+from harness.model.case import MARK, Case, Variant
+from harness.model.profile import Profile
+from harness.model.record import CaseResult, EngineInfo, RunRecord, from_json, to_json, write_record
+from harness.model.spec import Settings
+from harness.model.verdict import VERDICTS, Verdict
+from harness.pool import EnginePool, Planned
+from harness.profiles import load
+from harness.runner import Limits, Runner
+from harness.version import suite_version
+from harness.worker import LoopThread
+
+PROPERTY = "edgecase"
+CASES_FOLDER = "conformance"
+
+
+class CaseFailed(Exception):  # noqa: N818 - pytest shows it
+    """A verdict that pytest must show as failed; the message is the report's."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Our options (pytest's hook)."""
+    group = parser.getgroup("edgecase", "conformance cases")
+    group.addoption(
+        "--engine", default="reference", help="profile of the engine under test: a shipped name or a TOML file"
+    )
+    group.addoption(
+        "--edgecase-seed", type=int, default=None, help="seed of the order of cases (printed; default: random)"
+    )
+    group.addoption("--only", action="append", default=[], metavar="CASE", help="run only this case: id or id[variant]")
+    group.addoption("--area", action="append", default=[], help="run only the cases of this area (folder)")
+    group.addoption("--requirement", action="append", default=[], help="run only cases that check this requirement")
+    group.addoption(
+        "--axes", choices=("subset", "all"), default="subset", help="all: run every case on every axis of the run"
+    )
+    group.addoption("--deadline-ms", type=int, default=5000, help="how long a script waits for an event")
+    group.addoption("--run-record", default=None, metavar="FILE", help="write the run record (run.json) here")
+    group.addoption("--all-variants", action="store_true", help="collect every variant, whatever the profile claims")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the seed before workers start, so that all of them order alike (pytest's hook)."""
+    if getattr(fixtures, "EDGECASE", None) is None:
+        raise pytest.UsageError(
+            "the package 'fixtures' is not Edgecase's: install edgecase in an environment of its own"
+        )
+    if config.option.edgecase_seed is None:
+        config.option.edgecase_seed = secrets.randbelow(1_000_000)
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Recorder(config), "edgecase-recorder")
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Collect the modules of cases, which are not named test_* (pytest's hook)."""
+    named = CASES_FOLDER in file_path.parts[:-1] and file_path.suffix == ".py" and file_path.name != "__init__.py"
+    if not named or file_path.name.startswith("_"):
+        return None
+    return pytest.Module.from_parent(parent, path=file_path)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str, obj: object) -> Any:
+    """Make one item per variant of a case (pytest's hook)."""
+    case = getattr(obj, MARK, None)
+    if not isinstance(case, Case):
+        return None
+    return list(_items(collector, name, case))
+
+
+def _items(collector: pytest.Collector, name: str, case: Case) -> Iterator[CaseItem]:
+    for variant in case.variants:
+        label = f"{name}[{variant.label}]" if variant.label else name
+        yield CaseItem.from_parent(collector, name=label, case=case, variant=variant)
+
+
+def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep what was asked for; order by settings, shuffled within by the seed, so that each settings starts once
+    (pytest's hook)."""
+    cases = [item for item in items if isinstance(item, CaseItem)]
+    if not cases or config.option.all_variants:
+        return
+    suite = _suite(config)
+    chosen = [item for item in cases if _selected(config, item)]
+    if config.option.axes == "all":
+        chosen = [twin for item in chosen for twin in suite.on_every_axis(item)]
+    random.Random(config.option.edgecase_seed).shuffle(chosen)
+    chosen.sort(key=lambda item: str(suite.settings(item)))
+    suite.plan = [item.planned for item in chosen]
+    dropped = [item for item in cases if item not in chosen]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+    items[:] = [item for item in items if not isinstance(item, CaseItem)] + list(chosen)
+
+
+def _selected(config: pytest.Config, item: CaseItem) -> bool:
+    option = config.option
+    key = item.planned.key
+    return (
+        (not option.only or key in option.only or item.case.id in option.only)
+        and (not option.area or item.case.area in option.area)
+        and (not option.requirement or bool(set(option.requirement) & set(item.case.requirements)))
+    )
+
+
+class Suite:
+    """What one process needs to run cases: profile, ledger, engines, runner. Made when the first case is at hand."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        try:
+            self.ledger: LedgerView = Ledger.load()
+            self.profile: Profile = load(config.option.engine, frozenset(Ledger.load().features))
+        except (UsageError, LedgerError) as error:
+            raise pytest.UsageError(str(error)) from error
+        self.plan: list[Planned] = []
+        self.limits = Limits()
+        self._loop: LoopThread | None = None
+        self._runner: Runner | None = None
+        self._pool: EnginePool | None = None
+
+    def settings(self, item: CaseItem) -> Settings:
+        """The settings that the item runs under."""
+        return item.case.settings.with_defaults({**self.profile.settings, **item.axes})
+
+    def on_every_axis(self, item: CaseItem) -> list[CaseItem]:
+        """The item, and a twin of it per other edition, unless the case chooses the edition itself."""
+        twins = [item]
+        if item.case.settings.get("edition") is None:
+            for edition in self.profile.editions:
+                label = f"{item.variant.label}@{edition}" if item.variant.label else f"@{edition}"
+                variant = Variant(label, item.variant.values)
+                twin = CaseItem.from_parent(item.parent, name=f"{item.name}@{edition}", case=item.case, variant=variant)
+                twin.axes = {"edition": edition}
+                twins.append(twin)
+        return twins
+
+    def run(self, planned: Planned) -> CaseResult:
+        """Run one variant on the worker's loop."""
+        if self._loop is None or self._runner is None:
+            self._loop = LoopThread()
+            self._pool = EnginePool(self.profile, make_driver, [*self.plan, *self._sanity_plan()])
+            self._runner = Runner(
+                self.profile,
+                self.ledger,
+                self._pool,
+                _sanity_cases(self._config),
+                worker=_worker_name(self._config),
+                deadline_seconds=self._config.option.deadline_ms / 1000,
+            )
+        return self._loop.call(self._runner.run(planned))
+
+    def _sanity_plan(self) -> list[Planned]:
+        settings = {planned.settings for planned in self.plan}
+        cases = _sanity_cases(self._config).values()
+        return [
+            Planned(case, case.variants[0], chosen)
+            for chosen in settings
+            for case in cases
+            if case.features(case.variants[0]) <= self.profile.features
+        ]
+
+    def finish(self) -> list[CaseResult]:
+        """Sanity once more, then stop every engine; the results that came of it."""
+        if self._loop is None or self._runner is None or self._pool is None:
+            return []
+        try:
+            return self._loop.call(self._runner.sanity_at_the_end())
+        finally:
+            self._loop.call(self._pool.close())
+            self._loop.stop()
+            self._loop = None
+
+
+_SUITE = pytest.StashKey[Suite]()
+_SANITY = pytest.StashKey[dict[str, Case]]()
+
+
+def _suite(config: pytest.Config) -> Suite:
+    if _SUITE not in config.stash:
+        config.stash[_SUITE] = Suite(config)
+    return config.stash[_SUITE]
+
+
+def _sanity_cases(config: pytest.Config) -> dict[str, Case]:
+    return config.stash.setdefault(_SANITY, {})
+
+
+def _worker_name(config: pytest.Config) -> str:
+    return str(getattr(config, "workerinput", {}).get("workerid", "main"))
+
+
+class CaseItem(pytest.Item):
+    """One variant of one case, as pytest sees it."""
+
+    def __init__(self, *, case: Case, variant: Variant, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.case = case
+        self.variant = variant
+        self.axes: dict[str, str] = {}
+        if case.sanity:
+            _sanity_cases(self.config)[case.family] = case
+
+    @property
+    def planned(self) -> Planned:
+        """What the runner is given."""
+        return Planned(self.case, self.variant, _suite(self.config).settings(self))
+
+    def runtest(self) -> None:
+        """Run the case; the verdict decides what pytest is told."""
+        suite = _suite(self.config)
+        result = suite.run(self.planned)
+        self.user_properties.append((PROPERTY, json.dumps(to_json(result))))
+        stop = suite.limits.note(result)
+        if stop:
+            self.session.shouldstop = stop
+        row = VERDICTS[result.verdict]
+        if row.pytest == "skipped":
+            pytest.skip(result.cause)
+        known = _known(suite.profile, result)
+        if known:
+            pytest.xfail(known)
+        if row.pytest == "failed":
+            raise CaseFailed(explain(result))
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """A verdict is shown by its own words, not by a traceback."""
+        if isinstance(excinfo.value, CaseFailed):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        """File, line and id."""
+        return self.path, self.case.line - 1, self.planned.key
+
+
+def _known(profile: Profile, result: CaseResult) -> str:
+    """The baseline's reason, when it foresaw this verdict."""
+    (marked,), _ = baseline.apply([result], profile.baseline, whole=False)
+    return (
+        marked.baseline_reason
+        if marked.expected and result.verdict in (Verdict.FAIL, Verdict.CRASH, Verdict.SETUP)
+        else ""
+    )
+
+
+def explain(result: CaseResult) -> str:
+    """The verdict in at most a dozen lines: what departed, and one command that reproduces it."""
+    lines = [f"{result.key}: {result.verdict} - {VERDICTS[result.verdict].meaning}"]
+    lines += [f"  {outcome.message}" for outcome in result.outcomes if outcome.outcome in ("fail", "warn")]
+    if result.cause:
+        lines.append(f"  {result.cause}")
+    lines.append(f"  again: {result.reproduce}")
+    return "\n".join(lines[:12])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Stop the engines of this process; a worker hands its last results to the controller (pytest's hook)."""
+    config = session.config
+    if _SUITE not in config.stash:
+        return
+    last = config.stash[_SUITE].finish()
+    output = getattr(config, "workeroutput", None)
+    if output is not None:
+        output[PROPERTY] = [to_json(result) for result in last]
+        return
+    recorder = config.pluginmanager.get_plugin("edgecase-recorder")
+    if isinstance(recorder, Recorder):
+        recorder.results.extend(last)
+        recorder.write(session)
+
+
+class Recorder:
+    """Lives in the process that the user started: gathers the results of every worker and writes the run record."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._started = datetime.now(UTC)
+        self._clock = time.monotonic()
+        self.results: list[CaseResult] = []
+        self.record: RunRecord | None = None
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take a result out of a report, whoever ran it (pytest's hook)."""
+        if report.when != "call":
+            return
+        for name, value in report.user_properties:
+            if name == PROPERTY:
+                self.results.append(from_json(CaseResult, json.loads(str(value))))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: Any) -> None:
+        """Take a worker's last results (xdist's hook)."""
+        for data in getattr(node, "workeroutput", {}).get(PROPERTY, []):
+            self.results.append(from_json(CaseResult, data))
+
+    def pytest_report_header(self) -> str:
+        """The seed, before anything runs (pytest's hook)."""
+        return f"edgecase: seed {self._config.option.edgecase_seed}"
+
+    def write(self, session: pytest.Session) -> None:
+        """Make the record of the run, and write it where `--run-record` says."""
+        if not self.results:
+            return
+        suite = _suite(self._config)
+        option = self._config.option
+        whole = not (option.only or option.area or option.requirement or session.shouldstop)
+        results, problems = baseline.apply(self.results, suite.profile.baseline, whole=whole)
+        profile = suite.profile
+        self.record = RunRecord(
+            engine=EngineInfo(
+                profile=profile.file_or_name,
+                name=profile.title,
+                version=next((r.engine_version for r in self.results if r.engine_version), ""),
+                edition=profile.edition,
+                driver=profile.kind,
+                features=tuple(sorted(profile.features)),
+                command=" ".join(profile.driver.get("command", [])) or str(profile.driver.get("address", "")),
+                own=profile.own,
+            ),
+            cases=tuple(sorted(results, key=lambda r: (r.area, r.id, r.variant))),
+            suite_version=suite_version(),
+            ledger_digest=Ledger.load().digest,
+            started=self._started.isoformat(timespec="seconds"),
+            duration_s=round(time.monotonic() - self._clock, 3),
+            seed=option.edgecase_seed,
+            argv=tuple(self._config.invocation_params.args),
+            workers=int(getattr(option, "numprocesses", 0) or 0) or 1,
+            stopped=str(session.shouldstop or ""),
+            baseline_problems=problems,
+        )
+        if option.run_record:
+            write_record(self.record, Path(option.run_record))
