@@ -1,0 +1,13 @@
+"""The rules of HTTP tunnels: the first place to look. Grammar and framing are in `syntax`, forwarding is in `forward`.
+
+The engine reaches every rule as `parts.http.<rule>(...)` at call time; a mutant is a subclass that overrides one method.
+"""
+
+from __future__ import annotations
+
+from reference_engine.http.forward import ForwardRules
+from reference_engine.http.syntax import SyntaxRules
+
+
+class HttpRules(SyntaxRules, ForwardRules):
+    """All of them; each method names its requirements."""
