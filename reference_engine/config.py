@@ -259,6 +259,10 @@ class Settings:
     project_tls_min_version: str | None = _key(
         None, _or_off(_one_of("tls1.2", "tls1.3")), "lowest TLS version wherever the edge terminates TLS"
     )
+    upstream_verify: bool = _key(
+        False, BOOL, "verify the certificates of upstreams over TLS, against the tunnel's host name"
+    )
+    upstream_ca_file: Path | None = _key(None, _or_off(FILE), "PEM of the CAs for upstream_verify; off: the system's")
     log_level: str = _key("info", _one_of("debug", "info", "warning", "error"), "what is written to stderr")
 
     first_frame_timeout_ms: int = _ms(10_000, "from the end of an agent's TLS handshake to its first whole frame")

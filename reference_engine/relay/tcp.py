@@ -22,22 +22,29 @@ _DISCARD = memoryview(bytearray(CHUNK))
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """SO_LINGER with no time to linger: close(2) then sends RST, also where nothing is left unread."""
 
-Accepted = Callable[["TcpStream"], None]
-
 
 class TcpStream(asyncio.BufferedProtocol, ByteStream):
     """One TCP connection: FIN is the clean end, RST and errors are resets.
 
     `buffer` (octets) is the high-water mark of both directions; `close_timeout` (seconds) is how long the peer may
-    take to end its side after `close` before the connection is dropped.
+    take to end its side after `close` before the connection is dropped. `accepted` and `gone` are called when the
+    connection is there and when its socket is free again.
     """
 
-    def __init__(self, *, buffer: int = CHUNK, close_timeout: float = 5.0, accepted: Accepted | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        buffer: int = CHUNK,
+        close_timeout: float = 5.0,
+        accepted: Callable[[TcpStream], None] | None = None,
+        gone: Callable[[TcpStream], None] | None = None,
+    ) -> None:
         self.peer: Address | None = None
         self.local: Address | None = None
         self._buffer_size = buffer
         self._close_timeout = close_timeout
-        self._accepted = accepted
+        self._on_accepted = accepted
+        self._on_gone = gone
         self._transport: asyncio.Transport | None = None
         self._chunks: list[bytes] = []
         self._size = 0
@@ -62,8 +69,8 @@ class TcpStream(asyncio.BufferedProtocol, ByteStream):
         self.local = _address(transport.get_extra_info("sockname"))
         # A peer that vanished without FIN is found out in the end, however idle the stream is.
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if self._accepted is not None:
-            self._accepted(self)
+        if self._on_accepted is not None:
+            self._on_accepted(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """The process-wide receive buffer."""
@@ -97,6 +104,8 @@ class TcpStream(asyncio.BufferedProtocol, ByteStream):
         self.resume_writing()
         if not self._gone.done():
             self._gone.set_result(None)
+        if self._on_gone is not None:
+            self._on_gone(self)
 
     def pause_writing(self) -> None:
         """The send buffer is above its high-water mark."""

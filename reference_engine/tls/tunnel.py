@@ -1,0 +1,111 @@
+"""TLS tunnels: one client connection is one stream to the agent, and its octets are nobody's business (EDGE-004)."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from reference_engine.agent.connector import UpstreamUnavailable
+from reference_engine.relay.stream import ByteStream
+from reference_engine.tls.stream import TlsStream
+from reference_engine.tls.upstream import UpstreamTlsFailed
+from reference_engine.tunnel.model import Tunnel
+
+if TYPE_CHECKING:
+    from reference_engine.engine import Engine
+
+
+class Session(AbstractContextManager["Session"]):
+    """One public session of a tunnel, while it is entered: closing the tunnel on purpose ends it (EDGE-027)."""
+
+    def __init__(self, tunnel: Tunnel, *streams: ByteStream) -> None:
+        self._tunnel = tunnel
+        self._streams = list(streams)
+        self.over: str | None = None
+
+    def __enter__(self) -> Self:
+        self._tunnel.sessions.add(self.end)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tunnel.sessions.discard(self.end)
+
+    def add(self, stream: ByteStream) -> None:
+        """Let the stream end with the session; at once if that is over."""
+        self._streams.append(stream)
+        if self.over is not None:
+            stream.abort(self.over)
+
+    def end(self, reason: str) -> None:
+        """Abort all streams."""
+        self.over = reason
+        for stream in self._streams:
+            stream.abort(reason)
+
+
+class TlsTunnels:
+    """Serves the connections of TLS tunnels, terminated (with TLS towards the upstream or without) and passed through.
+
+    Nothing in here has a timeout of its own: an idle stream stays (TLS-025).
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def serve_terminated(self, stream: TlsStream, tunnel: Tunnel) -> None:
+        """Relay the plaintext of `stream` until both directions have ended."""
+        engine = self._engine
+        with Session(tunnel, stream) as session:
+            upstream = await self._open(session, stream, tunnel)
+            if upstream is None:
+                return
+            upstream_version = None
+            if tunnel.properties.upstream_tls:
+                wrapped = await self._wrap(session, stream, upstream, tunnel)
+                if wrapped is None:
+                    return
+                upstream, upstream_version = wrapped, wrapped.version
+            rules = engine.parts.tls
+            await engine.parts.relay.run(
+                stream,
+                upstream,
+                a_half_open=rules.keeps_half_open(stream.version),
+                b_half_open=upstream_version is None or rules.keeps_half_open(upstream_version),
+            )
+
+    async def serve_passthrough(self, stream: ByteStream, tunnel: Tunnel) -> None:
+        """Relay `stream`, the ClientHello that was looked at included, octet for octet (TLS-010, RFC 8446 9.3)."""
+        with Session(tunnel, stream) as session:
+            upstream = await self._open(session, stream, tunnel)
+            if upstream is not None:
+                await self._engine.parts.relay.run(stream, upstream)
+
+    async def _open(self, session: Session, stream: ByteStream, tunnel: Tunnel) -> ByteStream | None:
+        """A stream to the agent; without one the client's connection ends, and carries nothing (TLS-023)."""
+        try:
+            upstream = await self._engine.connector.open(tunnel, stream.peer)
+        except UpstreamUnavailable as problem:
+            self._engine.log.info("tunnel %s: no upstream: %s", tunnel.id, problem)
+            await stream.close()
+            return None
+        session.add(upstream)
+        return upstream
+
+    async def _wrap(
+        self, session: Session, stream: TlsStream, upstream: ByteStream, tunnel: Tunnel
+    ) -> TlsStream | None:
+        """TLS to the upstream. Where it fails the client's connection ends too: it may have negotiated a protocol that
+        nobody is going to speak (ALPN-012, RFC 7301 section 3.2)."""
+        properties, engine = tunnel.properties, self._engine
+        alpns = engine.parts.tls.upstream_alpns(stream.alpn, properties.tls_alpns)
+        try:
+            wrapped = await engine.upstream_tls.wrap(upstream, server_name=properties.hostname or "", alpns=alpns)
+        except UpstreamTlsFailed as problem:
+            engine.log.info("tunnel %s: %s", tunnel.id, problem)
+            await stream.close()
+            return None
+        session.add(wrapped)
+        return wrapped
