@@ -15,6 +15,7 @@ from typing import Protocol
 
 from harness.errors import EngineDeparted
 from harness.evidence.transcript import Transcript
+from harness.ledger import is_recorded
 from harness.link.stream import LinkReset
 from harness.model.case import Case
 from harness.model.record import OutcomeRecord
@@ -32,9 +33,6 @@ class LedgerView(Protocol):
 
     def branch(self, requirement_id: str, name: str) -> str:
         """The item of the row's `allowed` that `name` names."""
-
-    def is_recorded(self, branch: str) -> bool:
-        """Whether the item is noted rather than passed."""
 
 
 class Departed(Exception):  # noqa: N818 - ends a script, not an error
@@ -73,7 +71,7 @@ class Judge:
         is recorded."""
         row = self._row(requirement)
         named = self._branch(requirement, branch)
-        self._put(row, Outcome.INFO if self._ledger.is_recorded(named) else Outcome.PASS, branch=named)
+        self._put(row, Outcome.INFO if is_recorded(named) else Outcome.PASS, branch=named)
 
     def record(self, requirement: str, what: str) -> None:
         """Note what the engine chose where the texts leave it open (a MAY row, a disputed point, a ruling that says

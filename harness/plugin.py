@@ -150,7 +150,7 @@ class Suite:
     def on_every_axis(self, item: CaseItem) -> list[CaseItem]:
         """The item, and a twin of it per other edition, unless the case chooses the edition itself."""
         twins = [item]
-        if item.case.settings.get("edition") is None:
+        if item.case.settings.get("edition") is None and item.parent is not None:
             for edition in self.profile.editions:
                 label = f"{item.variant.label}@{edition}" if item.variant.label else f"@{edition}"
                 variant = Variant(label, item.variant.values)

@@ -1,0 +1,118 @@
+"""`edgecase run`: the suite against one engine, progress while it runs, and the reports at the end."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+
+from harness.collect import conformance_folder
+from harness.errors import UsageError
+from harness.ledger import Ledger
+from harness.model.record import RunRecord, read_record
+from harness.profiles import load
+from reports import allure, html, junit, summary
+
+DEFAULT_OUTPUT = Path("build") / "report"
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the subcommand."""
+    command = subparsers.add_parser("run", help="run the suite against an engine and write the report")
+    command.add_argument(
+        "--engine", default="reference", metavar="PROFILE", help="a shipped profile or a TOML file (default: reference)"
+    )
+    command.add_argument(
+        "--output",
+        type=Path,
+        default=DEFAULT_OUTPUT,
+        metavar="FOLDER",
+        help=f"where the report goes (default: {DEFAULT_OUTPUT})",
+    )
+    command.add_argument(
+        "--only", action="append", default=[], metavar="CASE", help="only this case: id or id[variant]; may be repeated"
+    )
+    command.add_argument("--area", action="append", default=[], help="only the cases of this area; may be repeated")
+    command.add_argument(
+        "--requirement", action="append", default=[], metavar="ID", help="only the cases that check this requirement"
+    )
+    command.add_argument(
+        "--axes", choices=("subset", "all"), default="subset", help="all: every case on every edition of the profile"
+    )
+    command.add_argument("--seed", type=int, default=None, help="seed of the order of cases (default: random, printed)")
+    command.add_argument(
+        "-n", "--workers", type=int, default=0, help="worker processes (default: 0, everything in one)"
+    )
+    command.add_argument(
+        "--deadline-ms", type=int, default=5000, help="how long a script waits for an event (default: 5000)"
+    )
+    command.add_argument("--allure", type=Path, default=None, metavar="FOLDER", help="write Allure results here, too")
+    command.add_argument("-v", "--verbose", action="store_true", help="one line per case")
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the suite. 0: as expected; 1: unexpected verdicts; 2: nothing ran, or bad input; 3: our own fault."""
+    profile = load(arguments.engine, frozenset(Ledger.load().features))
+    output: Path = arguments.output
+    record_file = output / "run.json"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        record_file.unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output {output}: {error.strerror}") from error
+    seed = secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed
+    print(f"edgecase: {profile.title} ({profile.edition}), seed {seed}", flush=True)
+    finished = subprocess.run(_pytest(arguments, seed, record_file), check=False, env=_environment())
+    if not record_file.exists():
+        return 2 if finished.returncode in (4, 5) else 3
+    record = read_record(record_file)
+    return finish(record, output, arguments.allure, finished.returncode)
+
+
+def _pytest(arguments: argparse.Namespace, seed: int, record_file: Path) -> list[str]:
+    """The pytest command that runs the cases. A process of its own, so that xdist and our loop find a clean one."""
+    folder = conformance_folder()
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:randomly",
+        "--no-header",
+        "--tb=short",
+    ]
+    command += ["-W", "error", "--rootdir", str(folder.parent), "-c", os.devnull, "--import-mode=importlib"]
+    command += ["-v" if arguments.verbose else "-q", "--engine", arguments.engine, "--edgecase-seed", str(seed)]
+    command += ["--run-record", str(record_file), "--axes", arguments.axes, "--deadline-ms", str(arguments.deadline_ms)]
+    for option in ("only", "area", "requirement"):
+        for value in getattr(arguments, option):
+            command += [f"--{option}", value]
+    if arguments.workers:
+        command += ["-n", str(arguments.workers)]
+    return [*command, str(folder)]
+
+
+def _environment() -> dict[str, str]:
+    """The environment of the run, without pytest settings of the caller that would change it."""
+    return {key: value for key, value in os.environ.items() if key not in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")}
+
+
+def finish(record: RunRecord, output: Path, allure_folder: Path | None, pytest_code: int) -> int:
+    """Write the reports of `record`, print the summary, and give the exit code."""
+    ledger = Ledger.load()
+    (output / "index.html").write_text(html.render(record, ledger.rows), encoding="utf-8")
+    (output / "junit.xml").write_text(junit.render(record), encoding="utf-8")
+    if allure_folder is not None:
+        allure.write(record, allure_folder)
+    print(summary.text(record))
+    print(f"report: {output / 'index.html'}  (data: {output / 'run.json'}, {output / 'junit.xml'})")
+    if pytest_code not in (0, 1, 2):
+        print(f"edgecase: the runner itself ended with {pytest_code}", file=sys.stderr)
+        return 3
+    return summary.exit_code(record)

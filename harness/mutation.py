@@ -1,0 +1,183 @@
+"""Mutation of the reference engine: which cases notice that exactly one rule is broken.
+
+A mutant is *killed* when a case that shares a requirement with it gets `fail` or `warn` for that requirement, worse
+than on the whole
+engine, while the sanity case of its family still passes and the broken rule was reached. Claims follow from equal
+requirement ids.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.collect import collect
+from harness.engine.factory import make_driver
+from harness.errors import UsageError
+from harness.ledger import Ledger
+from harness.model.case import Case
+from harness.model.profile import Profile
+from harness.model.record import CaseResult
+from harness.model.verdict import Outcome, Verdict
+from harness.pool import EnginePool, Planned
+from harness.profiles import load
+from harness.runner import Runner
+from harness.worker import LoopThread
+
+PROFILE = "reference"
+DEADLINE_SECONDS = 3.0
+_BAD = (Outcome.FAIL, Outcome.WARN)
+_ORDER = (Outcome.PASS, Outcome.INFO, Outcome.WARN, Outcome.FAIL)
+OutcomesByCase = dict[str, dict[str, Outcome]]
+
+
+@dataclass(frozen=True, slots=True)
+class MutantInfo:
+    """One mutant or double: what it breaks, and the requirements that should notice."""
+
+    id: str
+    family: str
+    requirements: tuple[str, ...]
+    breaks: str
+
+
+@dataclass(frozen=True, slots=True)
+class MutantResult:
+    """What became of one mutant. `claimed_by` and `killed_by` are case keys; `why` says why it survived."""
+
+    mutant: MutantInfo
+    claimed_by: tuple[str, ...]
+    killed_by: tuple[str, ...]
+    reached: bool
+    why: str = ""
+
+    @property
+    def survived(self) -> bool:
+        """Whether nothing noticed."""
+        return not self.killed_by
+
+
+def list_mutants() -> list[MutantInfo]:
+    """Every mutant of the reference engine. Raises `UsageError` where they are not installed (the wheel leaves them
+    out)."""
+    command = [sys.executable, "-m", "reference_engine.mutants", "list", "--json"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    if told.returncode != 0:
+        raise UsageError("the mutants of the reference engine are not installed: run this in a checkout of the project")
+    return [
+        MutantInfo(item["id"], item["family"], tuple(item["requirements"]), item["breaks"])
+        for item in json.loads(told.stdout)
+    ]
+
+
+def broken_profile(mutant: str, reached: Path) -> Profile:
+    """The profile of the reference engine, started with one rule broken; `reached` appears when the broken rule is
+    used."""
+    profile = load(PROFILE)
+    command = list(profile.driver["command"])
+    at = command.index("reference_engine")
+    command[at : at + 1] = ["reference_engine.mutants", "run", mutant, "--reached", str(reached), "--"]
+    return replace(profile, driver={**profile.driver, "command": command})
+
+
+def play(profile: Profile, cases: Sequence[Case], sanity: Mapping[str, Case]) -> Iterator[CaseResult]:
+    """Run every variant of `cases` on `profile` in this process, one after the other."""
+    loop = LoopThread()
+    pool = EnginePool(profile, make_driver)
+    runner = Runner(profile, Ledger.load(), pool, sanity, deadline_seconds=DEADLINE_SECONDS)
+    plan = [
+        Planned(case, variant, case.settings.with_defaults(profile.settings))
+        for case in cases
+        for variant in case.variants
+    ]
+    try:
+        for planned in sorted(plan, key=lambda item: str(item.settings)):
+            yield loop.call(runner.run(planned))
+    finally:
+        loop.call(pool.close())
+        loop.stop()
+
+
+def sanity_of(cases: Sequence[Case]) -> dict[str, Case]:
+    """The sanity case of each family."""
+    return {case.family: case for case in cases if case.sanity}
+
+
+def _control(ids: tuple[str, ...]) -> OutcomesByCase:
+    """What the whole engine gets, by case key and requirement."""
+    cases = collect()
+    chosen = [case for case in cases if case.id in ids]
+    return {
+        result.key: {outcome.requirement: outcome.outcome for outcome in result.outcomes}
+        for result in play(load(PROFILE), chosen, sanity_of(cases))
+    }
+
+
+def _try(mutant: MutantInfo, ids: tuple[str, ...], control: OutcomesByCase) -> MutantResult:
+    """Run one mutant against the cases that claim it (in a process of its own)."""
+    cases = collect()
+    chosen = [case for case in cases if case.id in ids]
+    killed: list[str] = []
+    claimed: list[str] = []
+    trouble: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="edgecase-mutant-") as folder:
+        reached = Path(folder) / "reached"
+        for result in play(broken_profile(mutant.id, reached), chosen, sanity_of(cases)):
+            claimed.append(result.key)
+            if result.verdict in (Verdict.SETUP, Verdict.CRASH, Verdict.HARNESS):
+                trouble.append(f"{result.key} got {result.verdict}: {result.cause}")
+            elif _noticed(mutant, result, control.get(result.key, {})):
+                killed.append(result.key)
+        was_reached = reached.exists()
+    why = ""
+    if not killed:
+        why = trouble[0] if trouble else "no case noticed" if was_reached else "the broken rule was never reached"
+    if killed and not was_reached:
+        killed, why = [], "cases failed although the broken rule was never reached"
+    return MutantResult(mutant, tuple(claimed), tuple(killed), was_reached, why)
+
+
+def _noticed(mutant: MutantInfo, result: CaseResult, before: Mapping[str, Outcome]) -> bool:
+    """Whether the case gave a worse, bad outcome to a requirement that the mutant breaks."""
+    for outcome in result.outcomes:
+        if outcome.requirement in mutant.requirements and outcome.outcome in _BAD:
+            known = before.get(outcome.requirement, Outcome.PASS)
+            if _ORDER.index(outcome.outcome) > _ORDER.index(known):
+                return True
+    return False
+
+
+def matrix(
+    mutants: Sequence[MutantInfo], workers: int, progress: Callable[[MutantResult, int, int], None]
+) -> tuple[list[MutantResult], list[str]]:
+    """Run `mutants` in `workers` processes. Gives the results in their order, and the ids of cases that kill none of
+    them."""
+    cases = [case for case in collect() if _runs(case)]
+    claims = {
+        mutant.id: tuple(c.id for c in cases if set(c.requirements) & set(mutant.requirements)) for mutant in mutants
+    }
+    everything = tuple(case.id for case in cases)
+    results: dict[str, MutantResult] = {}
+    with ProcessPoolExecutor(max_workers=max(workers, 1)) as executor:
+        control = executor.submit(_control, everything).result()
+        running = [executor.submit(_try, mutant, claims[mutant.id], control) for mutant in mutants]
+        for count, future in enumerate(as_completed(running), start=1):
+            result = future.result()
+            results[result.mutant.id] = result
+            progress(result, count, len(running))
+    killers = {key.partition("[")[0] for result in results.values() for key in result.killed_by}
+    return [results[mutant.id] for mutant in mutants], [case.id for case in cases if case.id not in killers]
+
+
+def _runs(case: Case) -> bool:
+    """Whether the reference engine is asked to run the case at all."""
+    claimed = load(PROFILE).features
+    if case.refusal is not None:
+        return case.refusal not in claimed
+    return any(case.features(variant) <= claimed for variant in case.variants)
