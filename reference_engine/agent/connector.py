@@ -1,0 +1,231 @@
+"""Asking an agent for a stream of one of its tunnels, and pairing the answer (agent protocol section 4.5).
+
+The request goes out on the control channel; the answer is a connection of its own, whose first frame names the stream
+and returns its secret. Both are matched here, with a deadline, a cap on what is outstanding, and one winner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from fixtures.agent import edgecase_agent_pb2 as pb
+from reference_engine.agent.data import DataStream
+from reference_engine.relay.stream import Address, ByteStream, StreamReset
+from reference_engine.tunnel.model import Tunnel
+from reference_engine.tunnel.refusal import Refusal
+
+if TYPE_CHECKING:
+    from reference_engine.engine import Engine
+
+
+class UpstreamUnavailable(Exception):  # noqa: N818 - the field's word for it
+    """No agent stream. `kind`: `agent-gone`, `refused`, `timeout`, `capacity` or `closed`; `message` is for people."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+
+
+@dataclass(eq=False)
+class Line:
+    """The connector's end of one control channel: how to write there, and what is under way."""
+
+    client_id: str
+    send: Callable[[pb.Message], Awaitable[None]]
+    open: bool = True
+    outstanding: int = 0
+    streams: int = 0
+    queue: deque[asyncio.Future[None]] = field(default_factory=deque)
+
+
+@dataclass(eq=False, slots=True)
+class PendingStream:
+    """A stream that was asked for. `taken` once a ProxyReq has won it; it stays known until it ends."""
+
+    stream_id: str
+    secret: str
+    tunnel: Tunnel
+    line: Line
+    answer: asyncio.Future[DataStream]
+    taken: bool = False
+    stream: DataStream | None = None
+
+
+class Connector:
+    """One per engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lines: dict[str, Line] = {}
+        self._streams: dict[str, PendingStream] = {}
+
+    # -- the control channels' side --------------------------------------------------------------------------------
+
+    def attach(self, line: Line) -> None:
+        """A control channel is open."""
+        self._lines[line.client_id] = line
+
+    def detach(self, line: Line) -> None:
+        """It is not any more: nothing that it was asked for will come."""
+        line.open = False
+        self._lines.pop(line.client_id, None)
+        gone = UpstreamUnavailable("agent-gone", "the agent's control channel has ended")
+        for pending in [row for row in self._streams.values() if row.line is line and not row.taken]:
+            self._fail(pending, gone)
+        for waiter in line.queue:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def end_tunnel(self, tunnel: Tunnel) -> None:
+        """The tunnel was closed on purpose: what is pending fails, what is left of its streams is cut (EDGE-027)."""
+        for pending in [row for row in self._streams.values() if row.tunnel is tunnel]:
+            if pending.stream is not None:
+                pending.stream.abort("tunnel closed")
+            elif not pending.taken:
+                self._fail(pending, UpstreamUnavailable("closed", "the tunnel has been closed"))
+
+    def refused(self, line: Line, stream_id: str, message: str) -> None:
+        """A ProxyConnRsp with an error: give up, also where a ProxyReq has already come. Others' streams stay."""
+        pending = self._streams.get(stream_id)
+        if pending is None or pending.line is not line:
+            return
+        if pending.stream is not None:
+            pending.stream.abort("the agent refused the stream")
+        elif not pending.taken:
+            self._fail(pending, UpstreamUnavailable("refused", f"the agent refused the stream: {message[:200]}"))
+
+    def claim(self, stream_id: str, token: str | None) -> PendingStream | Refusal:
+        """The stream that a ProxyReq names, now taken by it, or why it does not get it."""
+        pending = self._streams.get(stream_id)
+        refusal = self._engine.parts.agent.proxy_request(
+            secret=pending.secret if pending is not None else None,
+            taken=pending.taken if pending is not None else False,
+            token=token,
+        )
+        if refusal is not None or pending is None:
+            return refusal or Refusal(4000, "stream_id", "stream_id: unknown or expired")
+        pending.taken = True
+        return pending
+
+    def deliver(self, pending: PendingStream, stream: ByteStream, head: bytes) -> DataStream | None:
+        """Hand the connection to whoever asked; None when nobody waits for it any more."""
+        if pending.answer.done():
+            return None
+        line = pending.line
+        line.streams += 1
+
+        def ended() -> None:
+            line.streams -= 1
+            self._streams.pop(pending.stream_id, None)
+
+        pending.stream = DataStream(stream, head, ended)
+        pending.answer.set_result(pending.stream)
+        return pending.stream
+
+    # -- the endpoints' side ---------------------------------------------------------------------------------------
+
+    async def open(self, tunnel: Tunnel, source: Address | None) -> ByteStream:
+        """A fresh stream to the tunnel's upstream. `source` is the downstream peer, told to the agent.
+
+        Raises UpstreamUnavailable.
+        """
+        settings = self._engine.settings
+        line = self._lines.get(tunnel.client_id)
+        if line is None or not tunnel.open:
+            raise UpstreamUnavailable("agent-gone", "the agent of the tunnel is not connected")
+        if self._engine.parts.agent.has_room(line.streams, settings.max_streams_per_channel, "streams") is not None:
+            raise UpstreamUnavailable("capacity", "the agent carries as many streams as it may")
+        try:
+            async with asyncio.timeout(settings.agent_connect_timeout_ms / 1000):
+                await self._slot(line)
+                try:
+                    return await self._ask(tunnel, line, source)
+                finally:
+                    self._free(line)
+        except TimeoutError:
+            raise UpstreamUnavailable("timeout", "the agent did not connect in time") from None
+        except StreamReset:
+            raise UpstreamUnavailable("agent-gone", "the agent's control channel broke") from None
+
+    async def _slot(self, line: Line) -> None:
+        """Wait, first come first served, until the agent may be asked once more."""
+        limit = self._engine.settings.max_pending_streams_per_channel
+        rules = self._engine.parts.agent
+        while line.open and not rules.may_ask(line.outstanding, limit):
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            line.queue.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._wake(line)
+                raise
+            finally:
+                if turn in line.queue:
+                    line.queue.remove(turn)
+        line.outstanding += 1
+
+    def _free(self, line: Line) -> None:
+        line.outstanding -= 1
+        self._wake(line)
+
+    def _wake(self, line: Line) -> None:
+        while line.queue:
+            turn = line.queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+    async def _ask(self, tunnel: Tunnel, line: Line, source: Address | None) -> ByteStream:
+        if not (line.open and tunnel.open):
+            raise UpstreamUnavailable("closed", "the tunnel has been closed")
+        rules = self._engine.parts.agent
+        answer: asyncio.Future[DataStream] = asyncio.get_running_loop().create_future()
+        pending = PendingStream(rules.new_id(), rules.new_secret(), tunnel, line, answer)
+        self._streams[pending.stream_id] = pending
+        try:
+            await line.send(request(pending, source))
+            return await answer
+        except BaseException:
+            # The stream may have arrived in the very step in which the wait ended.
+            if pending.stream is not None:
+                pending.stream.abort("nobody waits for the stream")
+            self._streams.pop(pending.stream_id, None)
+            if not answer.done():
+                answer.cancel()
+            raise
+
+    def _fail(self, pending: PendingStream, problem: UpstreamUnavailable) -> None:
+        self._streams.pop(pending.stream_id, None)
+        if not pending.answer.done():
+            pending.answer.set_exception(problem)
+
+
+def request(pending: PendingStream, source: Address | None) -> pb.Message:
+    """The ProxyConnReq for a stream."""
+    message = pb.ProxyConnReq(tunnel_id=pending.tunnel.id, stream_id=pending.stream_id)
+    message.secret.value = pending.secret
+    if source is not None:
+        address = ip_address(source.host)
+        if address is not None:
+            message.source_ip.CopyFrom(address)
+    return pb.Message(proxy_conn_req=message)
+
+
+def ip_address(host: str) -> pb.IpAddress | None:
+    """An address as the protocol has it (section 3.2); an IPv4-mapped one as the IPv4 address that it is."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is None:
+            return pb.IpAddress(v6=address.packed)
+        address = address.ipv4_mapped
+    return pb.IpAddress(v4=int(address))

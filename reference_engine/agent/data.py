@@ -1,0 +1,62 @@
+"""A connection behind its handshake frame: from there on it is a data stream like any other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from reference_engine.relay.stream import ByteStream
+
+
+class DataStream(ByteStream):
+    """The same stream, beginning with the bytes that came glued behind the handshake frame (EDGE-029).
+
+    `finished` is done once the stream was closed or aborted; `on_end` is called then, once.
+    """
+
+    def __init__(self, inner: ByteStream, head: bytes, on_end: Callable[[], None] | None = None) -> None:
+        self.peer = inner.peer
+        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._inner = inner
+        self._head = [head] if head else []
+        self._on_end = on_end
+
+    async def read(self) -> bytes:
+        """The glued bytes first."""
+        return self._head.pop(0) if self._head else await self._inner.read()
+
+    async def fill(self) -> None:
+        """Read once ahead and keep it: how to notice, while waiting for the other leg, that the peer is gone.
+
+        Raises StreamReset. Cancelling it loses nothing.
+        """
+        data = await self._inner.read()
+        if data:
+            self._head.append(data)
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """As the inner stream."""
+        await self._inner.write(data)
+
+    async def end(self) -> None:
+        """As the inner stream."""
+        await self._inner.end()
+
+    async def close(self) -> None:
+        """As the inner stream."""
+        try:
+            await self._inner.close()
+        finally:
+            self._finish()
+
+    def abort(self, reason: str) -> None:
+        """As the inner stream."""
+        self._inner.abort(reason)
+        self._finish()
+
+    def _finish(self) -> None:
+        if not self.finished.done():
+            self.finished.set_result(None)
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end()
