@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; the number is the exit code."""
     if getattr(fixtures, "EDGECASE", None) is None:
         print(
-            "edgecase: the installed package 'fixtures' is another project's: install edgecase in an environment of its own",
+            "edgecase: the installed package 'fixtures' is another project's: install into an environment of its own",
             file=sys.stderr,
         )
         return EXIT["usage"]

@@ -72,9 +72,8 @@ def _print(results: list[MutantResult], unproven: list[str]) -> None:
             ", ".join(result.killed_by)
             or f"nobody: {result.why} (claimed by {', '.join(result.claimed_by) or 'no case'})"
         )
-        print(
-            f"  {result.mutant.id:36} {', '.join(result.mutant.requirements)}\n    {result.mutant.breaks}\n    killed by {by}"
-        )
+        print(f"  {result.mutant.id:36} {', '.join(result.mutant.requirements)}")
+        print(f"    {result.mutant.breaks}\n    killed by {by}")
     if unproven:
         print(f"\nunproven cases, which kill no mutant: {', '.join(unproven)}")
     print(f"\n{sum(not result.survived for result in results)} of {len(results)} mutants killed")

@@ -1,0 +1,1 @@
+"""The agent link: framing, control channel, data streams, private tunnels."""

@@ -1,0 +1,1 @@
+"""Application protocols negotiated at the edge and carried upstream."""

@@ -1,0 +1,1 @@
+"""The edge: families, names, routing, certificates, life cycle."""

@@ -1,0 +1,1 @@
+"""What each edition promises, in both directions."""

@@ -1,0 +1,1 @@
+"""TLS tunnels: terminated, terminated with upstream TLS, passthrough."""

@@ -1,0 +1,1 @@
+"""What an engine accepts and refuses at creation."""
