@@ -1,0 +1,68 @@
+"""`python -m reference_engine.mutants list [--json]` and `.. run ID [--reached FILE] -- serve ..`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import pkgutil
+import sys
+from pathlib import Path
+
+import reference_engine.mutants
+from reference_engine.cli import main as engine_main
+from reference_engine.mutants.registry import MUTANTS, Reached
+from reference_engine.parts import Parts
+
+
+def load() -> None:
+    """Import every family, so that all mutants are registered."""
+    for module in pkgutil.iter_modules(reference_engine.mutants.__path__):
+        if not module.name.startswith("_"):
+            importlib.import_module(f"{reference_engine.mutants.__name__}.{module.name}")
+
+
+def main(argv: list[str]) -> int:
+    """Run the command line; the number is the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m reference_engine.mutants", description="The engine with one rule broken."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    listing = commands.add_parser("list", help="every mutant")
+    listing.add_argument("--json", action="store_true", help="machine-readable")
+    running = commands.add_parser("run", help="run the engine with one rule broken")
+    running.add_argument("mutant")
+    running.add_argument("--reached", type=Path, default=None, metavar="FILE", help="made when the broken rule is used")
+    running.add_argument(
+        "engine", nargs=argparse.REMAINDER, metavar="-- serve ..", help="the engine's own command line"
+    )
+    arguments = parser.parse_args(argv)
+    load()
+    if arguments.command == "list":
+        return show(as_json=arguments.json)
+    chosen = MUTANTS.get(arguments.mutant)
+    if chosen is None:
+        print(f"no mutant is named {arguments.mutant!r}; see `list`", file=sys.stderr)
+        return 2
+    parts = Parts()
+    chosen.apply(parts, Reached(arguments.reached))
+    return engine_main([item for item in arguments.engine if item != "--"], parts=parts)
+
+
+def show(*, as_json: bool) -> int:
+    """Print every mutant."""
+    if as_json:
+        rows = [
+            {"id": item.id, "family": item.family, "requirements": list(item.requirements), "breaks": item.breaks}
+            for item in MUTANTS.values()
+        ]
+        json.dump(rows, sys.stdout, indent=1)
+        print()
+        return 0
+    for item in MUTANTS.values():
+        print(f"{item.id:36} {item.family:12} {', '.join(item.requirements)}: {item.breaks}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
