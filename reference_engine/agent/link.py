@@ -240,8 +240,8 @@ class AgentLink:
 
 
 def _info(details: pb.ClientDetails) -> ClientInfo:
-    names = ("agent", "channel", "version", "os", "arch", "protocol_version")
-    return ClientInfo(*(getattr(details, name).value[:256] if details.HasField(name) else None for name in names))
+    told = {field.name: value.value[:256] for field, value in details.ListFields() if field.name != "token"}
+    return ClientInfo(**told)
 
 
 async def _cancel(task: asyncio.Task[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -42,6 +43,30 @@ class TunnelProperties:
     allow_cross_region_routing: bool | None = None
 
 
+class Sessions(set[Callable[[str], None]]):
+    """The live sessions of a tunnel, as the callables that end them; `emptied` waits until there is none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def discard(self, end: Callable[[str], None], /) -> None:
+        """A session is over."""
+        super().discard(end)
+        if not self:
+            for waiter in self._waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+            self._waiters.clear()
+
+    async def emptied(self) -> None:
+        """Return as soon as no session is live."""
+        while self:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+
+
 @dataclass(eq=False)
 class Tunnel:
     """A live tunnel: effective properties, the control channel that owns it, and the sessions that run through it.
@@ -56,7 +81,7 @@ class Tunnel:
     client_id: str
     project: str
     open: bool = True
-    sessions: set[Callable[[str], None]] = field(default_factory=set)
+    sessions: Sessions = field(default_factory=Sessions)
 
 
 @dataclass(frozen=True, slots=True)
