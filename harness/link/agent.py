@@ -124,6 +124,16 @@ class _Tcp(TcpLink):
         """Whether the socket is closed."""
         return self._gone
 
+    def arrived(self) -> bytes:
+        """Octets that wait to be read, `b""` when there are none."""
+        data = b"".join(self._chunks)
+        self._chunks.clear()
+        self._unread = 0
+        if self._paused and not self._gone:
+            self._paused = False
+            self._transport.resume_reading()
+        return data
+
     def let_go(self) -> None:
         """Send FIN and close as soon as the other side's is here."""
         if self._gone or self._let_go:
@@ -231,6 +241,18 @@ class AgentLink(Link):
         if len(data) > limit:
             self._plain.appendleft(data[limit:])
         return data[:limit]
+
+    def poll(self, limit: int = 65536) -> bytes | None:
+        """What `receive` would give at once, or `None` when nothing is here. Only while no task receives."""
+        while not self._plain:
+            data = self._decrypt(limit)
+            if data is not None:
+                return data
+            arrived = self._tcp.arrived()
+            if not arrived:
+                return None
+            self._in.write(arrived)
+        return self._plain.popleft()
 
     def push_back(self, data: bytes) -> None:
         """Put octets back in front: they were read with a frame before them."""
