@@ -1,7 +1,7 @@
 """What the edge answers on its own account: one table from cause to status, and how such an answer looks.
 
-The body is one line of text for a person; it names no address, no agent, no internal state (HTTP-ERR-013). 502, 503 and 504
-are told apart as RFC 9110 sections 15.6.3 to 15.6.5 describe them.
+The body is one line of text for a person; it names no address, no agent, no internal state (HTTP-ERR-013). 502, 503
+and 504 are told apart as RFC 9110 sections 15.6.3 to 15.6.5 describe them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ CAUSES: dict[str, tuple[int, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why a message is refused: the status toward a client, and one line of text. Of a response only the fact counts."""
+    """Why a message is refused: the status toward a client, and one line of text. Of a response only the fact
+    counts."""
 
     status: int
     text: str

@@ -1,8 +1,8 @@
 """The neutral events of one HTTP exchange: what a codec makes of octets, and what the other codec is fed with.
 
-No version's syntax shows here, so any downstream codec can be joined to any upstream codec. The order in one direction is
-`InformationalHead`*, then one head, `Data`*, then `End` (with the trailer section, which stays apart from the header section,
-RFC 9110 section 6.5) or `Reset`.
+No version's syntax shows here, so any downstream codec can be joined to any upstream codec. The order in one
+direction is `InformationalHead`*, then one head, `Data`*, then `End` (with the trailer section, which stays apart
+from the header section, RFC 9110 section 6.5) or `Reset`.
 
 Field names keep the letter case in which they came; compare them with `.lower()` (RFC 9110 section 5.1).
 """

@@ -38,7 +38,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A request target: its `form` (origin, absolute, authority, asterisk), what goes upstream, the authority or None."""
+    """A request target: its `form` (origin, absolute, authority, asterisk), what goes upstream, the authority or
+    None."""
 
     form: str
     upstream: bytes
@@ -90,7 +91,8 @@ class ForwardRules:
         return self.absolute_target(method, match[1].lower(), match[2], match[3])
 
     def absolute_target(self, method: bytes, scheme: bytes, authority: bytes, rest: bytes) -> Target | Fault:
-        """Absolute-form becomes origin-form, and its authority counts (RFC9112-3.2.2-1 to -3, RFC9110-4.2.1-1, -4.2.4-1)."""
+        """Absolute-form becomes origin-form, and its authority counts (RFC9112-3.2.2-1 to -3, RFC9110-4.2.1-1,
+        -4.2.4-1)."""
         host = HOST.fullmatch(authority)
         if host is None or not host[1] or (host[2] and int(host[2][:6]) > 65535):
             return Fault(400, "the authority of the request target is not valid")
@@ -120,7 +122,8 @@ class ForwardRules:
         return fault_of("unknown-host" if name.endswith(f".t.{domain}") else "misdirected")
 
     def covered(self, name: str, domain: str) -> bool:
-        """Whether the edge's certificate (`domain`, `*.domain`, `*.t.domain`) is valid for `name` (RFC 9110 section 4.3.4)."""
+        """Whether the edge's certificate (`domain`, `*.domain`, `*.t.domain`) is valid for `name` (RFC 9110 section
+        4.3.4)."""
         label, _, parent = name.partition(".")
         return name == domain or (bool(label) and parent in (domain, f"t.{domain}"))
 
@@ -130,7 +133,8 @@ class ForwardRules:
         return fault_of("mixed") if carried is not None and carried != mode else None
 
     def trace_content(self, method: bytes, framing: Framing) -> Fault | None:
-        """TRACE has no content (RFC9110-9.3.8-1); CONNECT neither, so none is made of what follows (RFC9110-9.3.6-9)."""
+        """TRACE has no content (RFC9110-9.3.8-1); CONNECT neither, so none is made of what follows
+        (RFC9110-9.3.6-9)."""
         if method in (b"TRACE", b"CONNECT") and framing.kind != "none":
             return Fault(400, f"{method.decode('ascii')} takes no content")
         return None
@@ -151,7 +155,8 @@ class ForwardRules:
         ]
 
     def echo(self, head: RequestHead) -> bytes:
-        """What the edge echoes as the final recipient of TRACE: the request without what is secret (RFC9110-9.3.8-2)."""
+        """What the edge echoes as the final recipient of TRACE: the request without what is secret
+        (RFC9110-9.3.8-2)."""
         lines = [head.method + b" " + head.target + b" HTTP/1.1"]
         lines += [
             name + b": " + value
@@ -161,7 +166,8 @@ class ForwardRules:
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
     def end_to_end(self, fields: Fields) -> Fields:
-        """Without hop-by-hop fields and what Connection names (RFC9110-7.6-1, -7.6.1-1, -7.6.1-2, -7.6.1-4, HTTP-HDR-006)."""
+        """Without hop-by-hop fields and what Connection names (RFC9110-7.6-1, -7.6.1-1, -7.6.1-2, -7.6.1-4,
+        HTTP-HDR-006)."""
         return without(fields, HOP_BY_HOP | self.nominated(fields))
 
     def nominated(self, fields: Fields) -> set[bytes]:
@@ -188,7 +194,8 @@ class ForwardRules:
         return fields
 
     def accepts_trailers(self, head: RequestHead) -> bool:
-        """Whether the client's TE says trailers, which the edge restates for its own hop (RFC9110-7.6.1-4, RFC9112-7.4-1)."""
+        """Whether the client's TE says trailers, which the edge restates for its own hop (RFC9110-7.6.1-4,
+        RFC9112-7.4-1)."""
         return b"trailers" in members(head.fields, b"te")
 
     def via(self, fields: Fields, version: bytes) -> Fields:
@@ -196,9 +203,11 @@ class ForwardRules:
         return [*fields, (b"Via", version + b" " + PSEUDONYM)]
 
     def forwarded(self, fields: Fields, origin: Origin) -> Fields:
-        """One Host for the target, and what the edge vouches for (RFC9112-3.2-6, HTTP-HDR-002, -004, -005, RFC9110-7.6.1-3).
+        """One Host for the target, and what the edge vouches for (RFC9112-3.2-6, HTTP-HDR-002, -004, -005,
+        RFC9110-7.6.1-3).
 
-        The client's X-Forwarded-For stays in front of the address that the edge saw; -Proto and -Host are the edge's alone.
+        The client's X-Forwarded-For stays in front of the address that the edge saw; -Proto and -Host are the edge's
+        alone.
         """
         chain = [*values(fields, b"x-forwarded-for"), origin.client.encode("ascii")]
         return [
@@ -215,7 +224,8 @@ class ForwardRules:
         return [(b"Host", target.upstream), *self.via(fields, head.version)]
 
     def response_fields(self, head: ResponseHead, method: bytes) -> Fields:
-        """The header section that goes to the client (RFC9110-7.6-1, -8.6-1, -8.6-2, -9.3.6-7, -6.6.1-1, HTTP-HDR-015)."""
+        """The header section that goes to the client (RFC9110-7.6-1, -8.6-1, -8.6-2, -9.3.6-7, -6.6.1-1,
+        HTTP-HDR-015)."""
         fields = self.end_to_end(head.fields)
         if head.status == 204 or (method == b"CONNECT" and head.status < 300):
             fields = without(fields, {b"content-length"})
@@ -234,8 +244,9 @@ class ForwardRules:
         return InformationalHead(head.status, fields, head.reason)
 
     def trailers(self, trailers: Fields, fields: Fields) -> Fields:
-        """The trailer section without hop-by-hop, framing, routing and authentication fields, and without what Connection
-        of the header section `fields` names (RFC9110-6.5.1-1, -6.5.1-2, -7.6.1-1, RFC9112-7.1.2-2, -7.1.2-3)."""
+        """The trailer section without hop-by-hop, framing, routing and authentication fields, and without what
+        Connection of the header section `fields` names (RFC9110-6.5.1-1, -6.5.1-2, -7.6.1-1, RFC9112-7.1.2-2,
+        -7.1.2-3)."""
         return without(trailers, HOP_BY_HOP | NOT_IN_TRAILERS | self.nominated(fields)) if trailers else trailers
 
     def upgrade_offer(self, head: RequestHead) -> tuple[bytes, ...]:
@@ -270,7 +281,8 @@ class ForwardRules:
         return 200 <= status < 300
 
     def repeatable(self, method: bytes, framing: Framing) -> bool:
-        """Whether a request may go out a second time when a reused connection ended under it (RFC9110-9.2.2-1, HTTP-ERR-008).
+        """Whether a request may go out a second time when a reused connection ended under it (RFC9110-9.2.2-1,
+        HTTP-ERR-008).
 
         What may not be repeated is not sent on a connection that the upstream may be closing just now, either.
         """

@@ -1,15 +1,15 @@
 """The gate in front of h11: raw octets of one direction in, vetted octets out, one message after the other.
 
-It knows where a head ends and how a message is delimited, and nothing more; every judgement is a rule. Octets behind the
-message stay here until the next one is due, so what is pipelined, unsolicited or behind a 101 is never lost or misread.
-Splitting the input elsewhere changes nothing but the sizes of the pieces.
+It knows where a head ends and how a message is delimited, and nothing more; every judgement is a rule. Octets behind
+the message stay here until the next one is due, so what is pipelined, unsolicited or behind a 101 is never lost or
+misread. Splitting the input elsewhere changes nothing but the sizes of the pieces.
 """
 
 from __future__ import annotations
 
 from reference_engine.http.errors import Fault, ProtocolFault
 from reference_engine.http.rules import HttpRules
-from reference_engine.http.syntax import FRAMING, NO_CONTENT, TOKEN, Framing, Limits
+from reference_engine.http.syntax import FRAMING, NO_CONTENT, Framing, Limits
 
 TOKEN_OCTETS = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 LONGEST_CHUNK_LINE = 64
@@ -46,6 +46,10 @@ class Gate:
     def pending(self) -> int:
         """Octets that no message has used yet."""
         return len(self._rest)
+
+    def starts_with(self, octets: bytes) -> bool:
+        """Whether the next message starts so."""
+        return self._rest.startswith(octets)
 
     def drain(self) -> bytes:
         """All octets that are left, raw: what follows a 101 or a 2xx to CONNECT."""
@@ -188,11 +192,9 @@ class Gate:
         return 2
 
     def _trailers(self, rest: bytes, at: int, out: list[bytes]) -> int:
-        if rest.startswith(b"\r\n", at):
-            end = at + 2
-        else:
-            end = rest.find(b"\r\n\r\n", at) + 4
-        if end < 4:
+        found = at - 2 if rest.startswith(b"\r\n", at) else rest.find(b"\r\n\r\n", at)
+        end = found + 4
+        if found == -1 and end != at + 2:
             tail = rest[at:-1] if rest.endswith(b"\r") else rest[at:]
             check(self._rules.line_ends(tail[: self._limits.trailer_bytes]))
             check(self._rules.trailer_size(tail, self._limits))
@@ -205,6 +207,3 @@ class Gate:
         out.append(section)
         self._chunk = "done"
         return end - at
-
-
-__all__ = ["TOKEN", "Gate", "check"]

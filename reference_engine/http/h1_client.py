@@ -26,8 +26,10 @@ class H1ClientCodec:
         self._h11 = h11.Connection(h11.CLIENT, limits.header_bytes + limits.trailer_bytes + 65_536)
         self._eof = False
         self._method = b""
-        self._answered = False
-        self._over = False
+        self.answered = False
+        """Whether the final head has been read."""
+        self.over = False
+        """Whether nothing more comes of the response at hand."""
         self._interim = 0
         self.heard = False
         """Whether any octet came since the request at hand was begun."""
@@ -57,12 +59,12 @@ class H1ClientCodec:
     def next_event(self) -> Event | None:
         """The next event, None when more octets are needed or the response is over."""
         try:
-            if self._over:
+            if self.over:
                 return None
-            return self._next_content() if self._answered else self._next_head()
+            return self._next_content() if self.answered else self._next_head()
         except (ProtocolFault, h11.RemoteProtocolError):
-            self._over = True
-            return Reset("upstream-truncated" if self._answered and self._eof else "upstream-malformed")
+            self.over = True
+            return Reset("upstream-truncated" if self.answered and self._eof else "upstream-malformed")
 
     def _next_head(self) -> Event | None:
         raw = self._gate.head()
@@ -80,7 +82,7 @@ class H1ClientCodec:
             raise ProtocolFault(fault_of("upstream-malformed"))
         head = ResponseHead(event.status_code, event.headers.raw_items(), event.reason, codings)
         self._gate.begin(self._rules.response_framing(self._method, head.status, head.fields))
-        self._answered = True
+        self.answered = True
         return head
 
     def _framed(self, raw: bytes) -> tuple[bytes, bytes]:
@@ -114,7 +116,7 @@ class H1ClientCodec:
         if isinstance(event, h11.Data):
             return Data(event.data)
         if isinstance(event, h11.EndOfMessage):
-            self._over = True
+            self.over = True
             return End(event.headers.raw_items())
         return None
 
@@ -125,7 +127,8 @@ class H1ClientCodec:
 
     @property
     def reusable(self) -> bool:
-        """Whether the connection may carry another request: both messages complete, nobody said close, nothing left over."""
+        """Whether the connection may carry another request: both messages complete, nobody said close, nothing left
+        over."""
         return (
             self._h11.our_state is h11.DONE
             and self._h11.their_state is h11.DONE
@@ -136,5 +139,5 @@ class H1ClientCodec:
     def next_cycle(self) -> None:
         """Be ready for the next request; only when `reusable`."""
         self._h11.start_next_cycle()
-        self._answered = self._over = self.heard = False
+        self.answered = self.over = self.heard = False
         self._interim = 0

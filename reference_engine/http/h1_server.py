@@ -27,6 +27,10 @@ class H1ServerCodec:
         """The request that is being served."""
         self.complete = True
         """Whether the request at hand has arrived as a whole."""
+        self.is_head = False
+        """Whether the request at hand looks like HEAD, also when the rest of it is refused."""
+        self.until_close = False
+        """Whether only the end of the connection delimits the response at hand."""
         self._chunked = False
 
     def receive(self, data: bytes) -> None:
@@ -38,9 +42,9 @@ class H1ServerCodec:
         self._eof = True
 
     @property
-    def started(self) -> bool:
-        """Whether octets of the next request are there already."""
-        return self._gate.pending > 0
+    def ended(self) -> bool:
+        """Whether the client has ended its direction."""
+        return self._eof
 
     @property
     def pending(self) -> int:
@@ -59,6 +63,7 @@ class H1ServerCodec:
             raise ProtocolFault(Fault(problem.error_status_hint, "the request is not valid")) from None
 
     def _next_head(self) -> Event | None:
+        self.is_head = self._gate.starts_with(b"HEAD ")
         raw = self._gate.head()
         if raw is None:
             return Reset("incomplete") if self._eof else None
@@ -75,7 +80,8 @@ class H1ServerCodec:
         self.framing = self._rules.request_framing(head.fields)
         self._gate.begin(self.framing)
         self.request = head
-        self.complete = False
+        # A request without content is complete with its head, and h11 has to know.
+        self.complete = self.framing.kind == "none" and isinstance(self._h11.next_event(), h11.EndOfMessage)
         return head
 
     def _next_content(self) -> Event | None:
@@ -97,12 +103,14 @@ class H1ServerCodec:
         return self.request.method if self.request is not None else b""
 
     def send(self, event: InformationalHead | ResponseHead | Data | End) -> bytes:
-        """The octets of one event. A head of unknown length becomes chunked, or ends with the connection for HTTP/1.0."""
+        """The octets of one event. A head of unknown length becomes chunked, or ends with the connection for
+        HTTP/1.0."""
         if isinstance(event, Data):
             return self._h11.send(h11.Data(data=event.data))
         if isinstance(event, ResponseHead):
             framing = self._rules.response_framing(self._method, event.status, event.fields)
             self._chunked = framing.kind == "close" and self._h11.their_http_version == b"1.1"
+            self.until_close = framing.kind == "close" and not self._chunked
             octets = self._h11.send(
                 h11.Response(status_code=event.status, headers=event.fields, reason=event.reason, http_version=b"1.1")
             )

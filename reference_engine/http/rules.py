@@ -1,6 +1,7 @@
 """The rules of HTTP tunnels: the first place to look. Grammar and framing are in `syntax`, forwarding is in `forward`.
 
-The engine reaches every rule as `parts.http.<rule>(...)` at call time; a mutant is a subclass that overrides one method.
+The engine reaches every rule as `parts.http.<rule>(...)` at call time; a mutant is a subclass that overrides one
+method.
 """
 
 from __future__ import annotations

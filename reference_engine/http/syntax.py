@@ -1,9 +1,10 @@
 """Rules on octets and framing of HTTP/1.1, asked before h11 sees the octets (RFC 9112 sections 2 to 7).
 
-h11 is strict in most things; what it takes more lightly than we do stands here: bare LF as a line end, obs-fold, control
-octets in values, whitespace before the colon of a response, the version digits, Content-Length beside Transfer-Encoding,
-Transfer-Encoding in HTTP/1.0, chunk extensions, limits. Each rule is a pure function of octets: `None` is consent, a `Fault`
-says why not, with the status that a client gets. For a response only the fact counts (the client gets 502).
+h11 is strict in most things; what it takes more lightly than we do stands here: bare LF as a line end, obs-fold,
+control octets in values, whitespace before the colon of a response, the version digits, Content-Length beside
+Transfer-Encoding, Transfer-Encoding in HTTP/1.0, chunk extensions, limits. Each rule is a pure function of octets:
+`None` is consent, a `Fault` says why not, with the status that a client gets. For a response only the fact counts
+(the client gets 502).
 """
 
 from __future__ import annotations
@@ -55,11 +56,13 @@ class SyntaxRules:
     """Grammar and framing of one message head, of a chunk line, of a trailer section."""
 
     def line_ends(self, octets: bytes) -> Fault | None:
-        """Lines end in CRLF; a bare CR, a bare LF or a NUL is nowhere (RFC9112-2.2-2, -2.2-4, RFC9110-5.5-3, -5.5-4)."""
+        """Lines end in CRLF; a bare CR, a bare LF or a NUL is nowhere (RFC9112-2.2-2, -2.2-4, RFC9110-5.5-3,
+        -5.5-4)."""
         return Fault(400, "a bare CR, a bare LF or a NUL octet") if BARE.search(octets) else None
 
     def request_line(self, line: bytes) -> Fault | None:
-        """`method SP request-target SP HTTP-version`, nothing else (RFC9112-3-1, -3.2-1, -3.2-2, -3-3, RFC9110-15.6.6-1)."""
+        """`method SP request-target SP HTTP-version`, nothing else (RFC9112-3-1, -3.2-1, -3.2-2, -3-3,
+        RFC9110-15.6.6-1)."""
         match = REQUEST_LINE.fullmatch(line)
         if match is None:
             return Fault(400, "the request line is not valid")
@@ -82,7 +85,8 @@ class SyntaxRules:
         return head if line[at : at + 1] in (b"0", b"1") else head[:at] + b"1" + head[at + 1 :]
 
     def folding(self, head: bytes) -> Fault | None:
-        """No line of a section begins with whitespace: obs-fold, or a line before the first field (RFC9112-5.2-2, -5.2-3, -2.2-7)."""
+        """No line of a section begins with whitespace: obs-fold, or a line before the first field (RFC9112-5.2-2,
+        -5.2-3, -2.2-7)."""
         return Fault(400, "a folded field line") if b"\n " in head or b"\n\t" in head else None
 
     def field_names(self, head: bytes) -> Fault | None:
@@ -94,7 +98,8 @@ class SyntaxRules:
         return Fault(400, "a control octet in a field") if CONTROL.search(head) else None
 
     def section_size(self, head: bytes, limits: Limits) -> Fault | None:
-        """Too large is said, never cut short: 414 for the request line, 431 for the fields (RFC9110-5.4-1, RFC9112-3-2)."""
+        """Too large is said, never cut short: 414 for the request line, 431 for the fields (RFC9110-5.4-1,
+        RFC9112-3-2)."""
         if len(head) > limits.header_bytes:
             if head.find(b"\r\n", 0, limits.header_bytes) < 0:
                 return Fault(414, "the request line is too long")
@@ -113,7 +118,8 @@ class SyntaxRules:
         return None
 
     def transfer_encoding(self, codings: list[bytes], *, version: bytes, has_length: bool) -> Fault | None:
-        """Chunked, once, alone, in HTTP/1.1, without Content-Length (RFC9112-6.1-2, -6.1-6, -6.1-8, -6.1-9, -6.3-3, -6.3-4)."""
+        """Chunked, once, alone, in HTTP/1.1, without Content-Length (RFC9112-6.1-2, -6.1-6, -6.1-8, -6.1-9, -6.3-3,
+        -6.3-4)."""
         if not codings:
             return None
         if version == b"1.0":

@@ -1,0 +1,152 @@
+"""What a peer has sent and nobody has used yet: one reader per connection, always at it, with a bound.
+
+Reading goes on while a response is under way, so a peer that goes away is noticed at once, and what comes on an idle
+upstream connection is seen as what it is: unsolicited. Above the bound nothing is read, which stalls the sender.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from reference_engine.relay.stream import ByteStream, StreamReset
+
+BOUND = 65_536
+"""Unused octets at which reading stops; one read more (262,144 at most) may stand above it."""
+
+
+class Inbox:
+    """The unread octets of `stream`. `on_end` is called once, when the stream ends or breaks; `on_data` on each
+    arrival."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self._stream = stream
+        self._data = b""
+        self._waiter: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._expired = False
+        self._loop = asyncio.get_running_loop()
+        self.ended = False
+        self.reset: str | None = None
+        self.on_end: Callable[[], None] | None = None
+        self.on_data: Callable[[], None] | None = None
+        self._task = self._loop.create_task(self._fill())
+
+    async def _fill(self) -> None:
+        try:
+            while data := await self._stream.read():
+                self._data = self._data + data if self._data else data
+                self._wake()
+                if self.on_data is not None:
+                    self.on_data()
+                while len(self._data) >= BOUND:
+                    self._room = self._loop.create_future()
+                    await self._room
+            self.ended = True
+        except StreamReset as problem:
+            self.reset = problem.reason
+        finally:
+            self._wake()
+        if self.on_end is not None:
+            self.on_end()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    @property
+    def pending(self) -> bool:
+        """Whether octets are waiting."""
+        return bool(self._data)
+
+    @property
+    def over(self) -> bool:
+        """Whether the stream has ended or broken."""
+        return self.ended or self.reset is not None
+
+    def take(self) -> bytes:
+        """What is there now, perhaps nothing."""
+        data, self._data = self._data, b""
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        return data
+
+    async def read(self) -> bytes:
+        """The next octets, or `b""` at the clean end. Raises StreamReset, and TimeoutError when an armed timer is
+        over."""
+        while not self._data:
+            if self.reset is not None:
+                raise StreamReset(self.reset)
+            if self.ended:
+                return b""
+            if self._expired:
+                raise TimeoutError
+            if self._task.done():
+                self._task.result()
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self.take()
+
+    def arm(self, seconds: float) -> None:
+        """From now on, `read` may take this long altogether, until `disarm`."""
+        self.disarm()
+        self._timer = self._loop.call_later(seconds, self.expire)
+
+    def disarm(self) -> None:
+        """Take the timer back, whether it has run out or not."""
+        self._expired = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def expire(self) -> None:
+        """Run the timer out now."""
+        self._expired = True
+        self._wake()
+
+    async def close(self) -> None:
+        """Stop reading. What is there stays."""
+        self.on_end = self.on_data = None
+        self.disarm()
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+class RawStream(ByteStream):
+    """The connection below an HTTP codec as a plain byte stream again: first what the codec left over, then the
+    rest."""
+
+    def __init__(self, stream: ByteStream, inbox: Inbox, leftover: bytes) -> None:
+        self.peer = stream.peer
+        self._stream = stream
+        self._inbox = inbox
+        self._leftover = leftover
+        inbox.on_end = inbox.on_data = None
+        inbox.disarm()
+
+    async def read(self) -> bytes:
+        """See `ByteStream.read`."""
+        if self._leftover:
+            data, self._leftover = self._leftover, b""
+            return data
+        return await self._inbox.read()
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """See `ByteStream.write`."""
+        await self._stream.write(data)
+
+    async def end(self) -> None:
+        """See `ByteStream.end`."""
+        await self._stream.end()
+
+    async def close(self) -> None:
+        """See `ByteStream.close`."""
+        await self._stream.close()
+
+    def abort(self, reason: str) -> None:
+        """See `ByteStream.abort`."""
+        self._stream.abort(reason)
