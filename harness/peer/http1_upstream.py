@@ -458,8 +458,8 @@ class Fragment:
 class Http1Upstream:
     """The upstream of one tunnel. Takes every connection as soon as it arrives.
 
-    `wrap` puts something between the link and HTTP (a TLS server); `failed` says where that did not work. What the engine does against the script raises
-    `PeerMismatch` or `DeadlineExpired`.
+    `wrap` puts something between the link and HTTP (a TLS server); `failed` says where that did not work. What the
+    engine does against the script raises `PeerMismatch` or `DeadlineExpired`.
     """
 
     def __init__(
