@@ -131,7 +131,13 @@ def parse_address(text: str) -> Address:
     return Address(host, int(port))
 
 
-ADDRESS = Kind("host:port, port 0 to 65535", parse_address)
+def _read_address(value: Any) -> Address:
+    if not isinstance(value, str):
+        raise ValueError
+    return parse_address(value)
+
+
+ADDRESS = Kind("host:port, port 0 to 65535", _read_address)
 
 
 def _or_off(kind: Kind) -> Kind:

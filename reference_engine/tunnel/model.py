@@ -50,7 +50,7 @@ class Sessions(set[Callable[[str], None]]):
         super().__init__()
         self._waiters: list[asyncio.Future[None]] = []
 
-    def discard(self, end: Callable[[str], None], /) -> None:
+    def discard(self, end: object, /) -> None:
         """A session is over."""
         super().discard(end)
         if not self:
