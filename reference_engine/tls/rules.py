@@ -103,7 +103,3 @@ class TlsRules:
         """Whether a peer that has sent close_notify may still be sent data: yes in TLS 1.3 (RFC 8446 section 6.1);
         TLS 1.2 wants an immediate close (RFC 5246 section 7.2.1)."""
         return version == "TLSv1.3"
-
-    def eof_is_clean(self, close_notify: bool) -> bool:
-        """Whether the end of the transport is a clean end of the stream: only behind close_notify (RFC 8446 6.1)."""
-        return close_notify
