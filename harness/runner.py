@@ -169,7 +169,7 @@ class Runner:
         try:
             session = await held.driver.open_session(planned.key)
         except SetupFailed as error:
-            return _or_crash(held.driver, Verdicts(Verdict.SETUP, error.cause)), judge
+            return await _or_crash(held.driver, Verdicts(Verdict.SETUP, error.cause)), judge
         except NotSupported as error:
             return Verdicts(Verdict.UNSUPPORTED, error.feature), judge
         scene = Scene(
@@ -185,7 +185,7 @@ class Runner:
             end = await self._play(scene)
         finally:
             await scene.close()
-        return _or_crash(held.driver, end), scene.judge
+        return await _or_crash(held.driver, end), scene.judge
 
     async def _play(self, scene: Scene) -> Verdicts:
         case = scene.case
@@ -252,9 +252,10 @@ def _judged(judge: Judge) -> Verdicts:
     return Verdicts(Verdict(worst(outcome.outcome for outcome in judge.outcomes).value))
 
 
-def _or_crash(driver: Driver, end: Verdicts) -> Verdicts:
+async def _or_crash(driver: Driver, end: Verdicts) -> Verdicts:
     """A dead engine is a crash whatever the script made of it, unless the fault is ours."""
-    how = driver.crashed()
+    fine = end.verdict in (Verdict.PASS, Verdict.INFO)
+    how = driver.crashed() if fine else await driver.ended()
     if how is None or end.verdict is Verdict.HARNESS:
         return end
     return Verdicts(Verdict.CRASH, f"the engine {how}")

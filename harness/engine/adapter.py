@@ -203,6 +203,16 @@ class AdapterDriver(Driver):
         """What the adapter's `exited` notification said of the engine."""
         return self._rpc.exited if self._rpc is not None else None
 
+    async def ended(self) -> str | None:
+        """Ask the adapter for its engine's state; an adapter that no longer answers is no crash of the engine."""
+        if self._rpc is None or self._rpc.exited is not None or self._rpc.broken is not None:
+            return self.crashed()
+        try:
+            state = await self._call("status", {})
+        except SetupFailed:
+            return self.crashed()
+        return self.crashed() or (None if state["running"] else "is not running any more")
+
     def log_tail(self, lines: int = 40) -> tuple[str, ...]:
         """The last lines on the adapter's stderr, which carries the engine's."""
         log = tuple(self._rpc.log) if self._rpc is not None else self._log

@@ -160,6 +160,10 @@ class Driver(ABC):
     def crashed(self) -> str | None:
         """How the engine's process ended, if it ended without being asked to (`killed by signal 9`), else `None`."""
 
+    async def ended(self) -> str | None:
+        """As `crashed`, but certain: asked after a departure, it waits until a dying process is gone. Bounded."""
+        return self.crashed()
+
     @abstractmethod
     def log_tail(self, lines: int = 40) -> tuple[str, ...]:
         """The last lines that the engine wrote, without secrets of ours."""
