@@ -167,11 +167,11 @@ class Ledger:
         """The ledger in `folder`, or the packaged one (read once per process). Raises `LedgerError`."""
         return _packaged() if folder is None else cls(_parse_all(_read_files(folder)))
 
-    def __getitem__(self, requirement: str) -> Requirement:
+    def __getitem__(self, requirement_id: str) -> Requirement:
         try:
-            return self._by_id[requirement]
+            return self._by_id[requirement_id]
         except KeyError:
-            raise LedgerError(f"{requirement}: no such requirement{_near(requirement, self._by_id)}") from None
+            raise LedgerError(f"{requirement_id}: no such requirement{_near(requirement_id, self._by_id)}") from None
 
     def __contains__(self, requirement: object) -> bool:
         return requirement in self._by_id
@@ -222,10 +222,10 @@ class Ledger:
         clause."""
         return tuple(clause for item in self[requirement].allowed for clause in item.split("; "))
 
-    def branch(self, requirement: str, name: str) -> str:
+    def branch(self, requirement_id: str, name: str) -> str:
         """The branch of the row that is `name`, or the only one that starts with it; else `LedgerError`."""
-        row = self[requirement]
-        branches = self.branches(requirement)
+        row = self[requirement_id]
+        branches = self.branches(requirement_id)
         if name in row.allowed or name in branches:
             return name
         found = [branch for branch in branches if name and branch.startswith(name)]

@@ -17,7 +17,15 @@ PRIORITIES = (1, 2, 3)
 EDITIONS = ("community", "basic", "pro", "enterprise")
 PROMISES = ("yes", "no", "listener", "unknown")
 """What an edition says of a feature; `listener`: only where the listener that it needs is switched on."""
-REASON_KINDS = ("not-observable", "deferred", "single-instance", "not-negotiated", "control-plane", "pointer")
+REASON_KINDS = (
+    "not-observable",
+    "deferred",
+    "single-instance",
+    "not-negotiated",
+    "control-plane",
+    "agent-side",
+    "pointer",
+)
 # fmt: off
 RFC_AREAS = frozenset({
     "tls", "alpn", "dtls", "quic", "http1", "http2", "http3", "websocket", "connect", "datagram", "capsule",
@@ -158,7 +166,7 @@ SETTING = {
 PROMISE = {
     "feature": TEXT,
     "title": TEXT,
-    "requirements": TEXTS,
+    "requirements": Field("a list of requirement ids", is_texts),
     "note": optional(TEXT),
 } | dict.fromkeys(EDITIONS, one_of(PROMISES))
 SENTENCE = {"number": Field("an integer", is_int), "section": TEXT, "gloss": TEXT, "reason": optional(TEXT)}
