@@ -83,6 +83,10 @@ class Agent:
         """Where the steps on the agent's leg are kept."""
         return self._opener.transcript
 
+    @transcript.setter
+    def transcript(self, transcript: Transcript | None) -> None:
+        self._opener.transcript = transcript
+
     @property
     def liveness(self) -> bool:
         """Whether heartbeats are acknowledged on this channel."""

@@ -1,0 +1,145 @@
+"""Driver kind `launch`: starts an engine as a process, reads its ready line, goes on over the agent protocol.
+
+The ready line is one JSON object on stdout: `agent`, `https`, `udp`, `dtls`, `http`, `metrics` (host:port or null),
+`domain`, `ca_file`, `edition`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from harness.engine.agent_driver import ProtocolDriver, split_address
+from harness.engine.process import EngineProcess
+from harness.errors import DeadlineExpired, NotSupported, SetupFailed
+from harness.link.agent import EngineAccess
+from harness.model.profile import Profile
+from harness.model.spec import Settings, SettingValue
+
+START_TIMEOUT_MS = 20_000
+STOP_SECONDS = 10.0
+FIRST_LISTEN = "127.0.0.1:0"
+
+
+class LaunchDriver(ProtocolDriver):
+    """One engine process. Keys of the profile's driver table: `command` (`{python}` is this interpreter), `settings`
+    (per setting the arguments that say it, with `{value}`, or `{tokens}` for a TOML list of tokens), `settings_off`
+    (the arguments for `false`), `listen` (arguments for the public listener: any free port at first, the same one after
+    a restart), `start_timeout_ms`, `project`."""
+
+    def __init__(self, profile: Profile) -> None:
+        super().__init__(profile)
+        self._process: EngineProcess | None = None
+        self._settings = Settings()
+        self.ready: dict[str, Any] = {}
+
+    async def start(self, settings: Settings) -> None:
+        """Start the engine with `settings`. Raises `SetupFailed`, and `NotSupported` for a setting without
+        arguments."""
+        self._settings = settings
+        await self._start(FIRST_LISTEN)
+
+    async def restart(self) -> None:
+        """Stop and start again on the same public port. Raises `SetupFailed`."""
+        address = str(self.ready.get("https") or FIRST_LISTEN)
+        await self.stop()
+        await self._start(address)
+
+    async def _start(self, listen: str) -> None:
+        command = self._command(listen)
+        tokens = parse_tokens(str(self._settings.get("auth.tokens", "")))
+        self._process = EngineProcess(command, secrets=[token for token, _ in tokens])
+        await self._process.start()
+        try:
+            self._take_ready(await self._ready_line(self._process), tokens)
+            self._process.drain()
+            await self._greet()
+        except BaseException:
+            await self._process.stop(0)
+            raise
+
+    def _command(self, listen: str) -> list[str]:
+        table = self.profile.driver
+        command = [str(word).replace("{python}", sys.executable) for word in table["command"]]
+        command += [str(word).replace("{value}", listen) for word in table.get("listen", ())]
+        for key, value in self._settings.items:
+            command += arguments_for(table, key, value)
+        return command
+
+    async def _ready_line(self, process: EngineProcess) -> bytes:
+        seconds = int(self.profile.driver.get("start_timeout_ms", START_TIMEOUT_MS)) / 1000
+        try:
+            return await process.read_line("its ready line", seconds)
+        except DeadlineExpired as error:
+            raise SetupFailed(f"engine: no ready line within {seconds:g} s{process.last_words()}") from error
+
+    def _take_ready(self, line: bytes, tokens: Sequence[tuple[str, str]]) -> None:
+        try:
+            ready = json.loads(line)
+            self.addresses = {
+                kind: split_address(ready[name])
+                for kind, name in (("tcp", "https"), ("udp", "udp"), ("dtls", "dtls"), ("redirect", "http"))
+                if ready.get(name)
+            }
+            address, port = split_address(ready["agent"])
+            self.domain = str(ready["domain"])
+            missing = "https" if "tcp" not in self.addresses else ""
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            shown = line[:120].decode("utf-8", "replace")
+            raise SetupFailed(f"engine: its ready line is not as agreed: {shown!r} ({error})") from error
+        if missing:
+            raise SetupFailed("engine: its ready line names no https listener")
+        self.ready = ready
+        own = next(iter(tokens), None)
+        named = own[1] if own and own[1] else self._settings.get("project.name")
+        self.project = str(named or self.profile.driver.get("project", "default"))
+        self.access = EngineAccess(
+            address, port, server_name=self.domain, ca_file=ready.get("ca_file"), token=own[0] if own else None
+        )
+
+    async def stop(self) -> None:
+        """Stop the engine; safe to call twice and after a crash."""
+        if self._process:
+            await self._process.stop(STOP_SECONDS)
+
+    def crashed(self) -> str | None:
+        """How the engine's process ended, if nobody asked it to."""
+        return self._process.crashed() if self._process else None
+
+    def log_tail(self, lines: int = 40) -> tuple[str, ...]:
+        """The last lines that the engine wrote, on stdout or stderr."""
+        return self._process.tail(lines) if self._process else ()
+
+    @property
+    def pid(self) -> int:
+        """The engine's process id: for cases that kill it."""
+        return self._process.pid if self._process else 0
+
+
+def arguments_for(table: Any, key: str, value: SettingValue) -> list[str]:
+    """The command-line arguments for one setting. Raises `NotSupported`."""
+    settings, off = table.get("settings", {}), table.get("settings_off", {})
+    if key not in settings and key not in off:
+        raise NotSupported(f"setting {key}")
+    if value is False:
+        return [str(word) for word in off.get(key, ())]
+    text = "true" if value is True else str(value)
+    words = [str(word).replace("{value}", text) for word in settings.get(key, ())]
+    return [word.replace("{tokens}", toml_tokens(text)) for word in words]
+
+
+def parse_tokens(text: str) -> list[tuple[str, str]]:
+    """Token and project (or `""`) of each part of `token[@project],..`."""
+    parts = [part.strip() for part in text.split(",")]
+    return [(token, project) for token, _, project in (part.partition("@") for part in parts) if token]
+
+
+def toml_tokens(text: str) -> str:
+    """The tokens as a TOML list of tables."""
+    rows = []
+    for token, project in parse_tokens(text):
+        named = f", project = {json.dumps(project)}" if project else ""
+        rows.append(f"{{token = {json.dumps(token)}{named}}}")
+    return f"[{', '.join(rows)}]"

@@ -1,0 +1,342 @@
+"""One process of an engine or adapter: started, watched, ended; what it writes is kept in bounded form.
+
+It gets a process group of its own, so that an interrupt at the terminal reaches only the runner, and dies with the
+thread that started it, where the system can do that (Linux, util-linux). Works on any thread's event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import sys
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+from harness.errors import SetupFailed
+from harness.link.deadline import deadline
+
+TAIL_LINES = 400
+LINE_LIMIT = 2000
+"""Octets of one kept log line; the rest of a longer one is dropped."""
+STDOUT_LINE_LIMIT = 1 << 24
+"""Octets of one line on stdout that is read as a message."""
+WAITING_LINES = 1000
+"""Unread lines on stdout at which the pipe is no longer read."""
+_EXITING = 0x4
+"""PF_EXITING in the flags of /proc/PID/stat."""
+_GONE = 1 << 16
+"""In the place of a status: the process is dead, and its status on the way to us."""
+
+
+class LogTail:
+    """The last lines of a log, without the words that must not be shown."""
+
+    def __init__(self, secrets: Sequence[str] = ()) -> None:
+        self._lines: deque[str] = deque(maxlen=TAIL_LINES)
+        self._partial = b""
+        self._skipping = False
+        self._secrets = tuple(secret for secret in secrets if secret)
+
+    def feed(self, data: bytes) -> None:
+        """Take octets of the log."""
+        *whole, rest = data.split(b"\n")
+        for line in whole:
+            self._add(self._partial + line)
+            self._partial = b""
+            self._skipping = False
+        if not self._skipping:
+            self._partial += rest
+        if len(self._partial) > LINE_LIMIT:
+            self._partial = self._partial[:LINE_LIMIT]
+            self._skipping = True
+
+    def _add(self, line: bytes) -> None:
+        text = line[:LINE_LIMIT].decode("utf-8", "replace").rstrip("\r")
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        if text:
+            self._lines.append(text)
+
+    def last(self, lines: int) -> tuple[str, ...]:
+        """At most `lines` of the last lines, oldest first."""
+        kept = [*self._lines]
+        if self._partial:
+            shown = LogTail(self._secrets)
+            shown.feed(self._partial + b"\n")
+            kept += shown._lines
+        return tuple(kept[-lines:]) if lines > 0 else ()
+
+
+class _Protocol(asyncio.SubprocessProtocol):
+    def __init__(self, owner: EngineProcess) -> None:
+        self._owner = owner
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        self._owner.feed(fd, data)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        self._owner.pipe_ended(fd)
+
+    def process_exited(self) -> None:
+        self._owner.process_exited()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._owner.released()
+
+
+class EngineProcess:
+    """A process of `who` (`engine` or `adapter`, for messages), made from an argument list.
+
+    Lines on stdout are messages, read by `read_line`, until `drain` sends the rest to the log like stderr. `secrets`
+    are blanked out of the log.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        who: str = "engine",
+        env: Mapping[str, str] | None = None,
+        stdin: bool = False,
+        secrets: Sequence[str] = (),
+    ) -> None:
+        self._command = list(command)
+        self._who = who
+        self._env = env
+        self._with_stdin = stdin
+        self._tail = LogTail(secrets)
+        self._transport: asyncio.SubprocessTransport | None = None
+        self._pid = 0
+        self._status: int | None = None
+        self._asked = False
+        self._stopped = False
+        self._draining = False
+        self._stdout = bytearray()
+        self._lines: deque[bytes] = deque()
+        self._paused = False
+        self._stdout_ended = False
+        self._too_long = False
+        self._news = asyncio.Event()
+        self._exited = asyncio.Event()
+        self._released = asyncio.Event()
+
+    @property
+    def pid(self) -> int:
+        """The process id; 0 before `start`."""
+        return self._pid
+
+    async def start(self) -> None:
+        """Start the process. Raises `SetupFailed` when there is nothing to start."""
+        if not self._command:
+            raise SetupFailed(f"profile: the command of the {self._who} is empty")
+        program = shutil.which(self._command[0], path=(self._env or os.environ).get("PATH"))
+        if program is None:
+            raise SetupFailed(f"{self._who}: cannot start {self._command[0]!r}: no such program")
+        command = [*_dies_with_us(), program, *self._command[1:]]
+        loop = asyncio.get_running_loop()
+        try:
+            transport, _ = await loop.subprocess_exec(
+                lambda: _Protocol(self),
+                *command,
+                stdin=asyncio.subprocess.PIPE if self._with_stdin else asyncio.subprocess.DEVNULL,
+                env=None if self._env is None else dict(self._env),
+                process_group=0,
+            )
+        except OSError as error:
+            raise SetupFailed(f"{self._who}: cannot start {program!r}: {error.strerror or error}") from error
+        self._transport = transport
+        self._pid = transport.get_pid()
+
+    # what it writes
+
+    def feed(self, fd: int, data: bytes) -> None:
+        """Take what the process wrote on `fd`."""
+        if fd != 1 or self._draining:
+            self._tail.feed(data)
+            return
+        *whole, rest = data.split(b"\n")
+        for line in whole:
+            self._lines.append(bytes(self._stdout) + line)
+            self._stdout.clear()
+        self._stdout += rest
+        if len(self._stdout) > STDOUT_LINE_LIMIT:
+            self._too_long = True
+            self._stdout.clear()
+        self._news.set()
+        if len(self._lines) > WAITING_LINES and not self._paused:
+            self._paused = True
+            self._pipe().pause_reading()
+
+    def _pipe(self) -> asyncio.ReadTransport:
+        assert self._transport is not None
+        return cast("asyncio.ReadTransport", self._transport.get_pipe_transport(1))
+
+    def pipe_ended(self, fd: int) -> None:
+        """The process closed `fd`."""
+        if fd == 1:
+            self._stdout_ended = True
+            self._news.set()
+
+    def process_exited(self) -> None:
+        """The process is gone."""
+        if self._transport is not None:
+            self._status = self._transport.get_returncode()
+        self._exited.set()
+        self._news.set()
+
+    def released(self) -> None:
+        """The process is gone and its pipes are closed."""
+        self._released.set()
+
+    async def read_line(self, awaited: str, seconds: float) -> bytes:
+        """The next line on stdout, without its end. Raises `SetupFailed` when the process ends or is silent;
+        `awaited` says what for."""
+        async with deadline(f"{self._who}: {awaited}", seconds):
+            while not self._lines:
+                if self._too_long:
+                    raise SetupFailed(f"{self._who}: a line of more than {STDOUT_LINE_LIMIT} octets on stdout")
+                if self._stdout_ended:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(1):
+                            await self._exited.wait()
+                    raise SetupFailed(f"{self._who}: {self._ended_text()} before {awaited}{self.last_words()}")
+                self._news.clear()
+                await self._news.wait()
+        if self._paused and len(self._lines) < WAITING_LINES // 2:
+            self._paused = False
+            self._pipe().resume_reading()
+        return self._lines.popleft()
+
+    def _ended_text(self) -> str:
+        return self.ended() or "closed its stdout"
+
+    def last_words(self) -> str:
+        """The last log line for the end of a message, or nothing."""
+        last = self.tail(1)
+        return f"; its last line: {last[0][:200]}" if last else ""
+
+    def drain(self) -> None:
+        """From now on stdout belongs to the log."""
+        self._draining = True
+        for line in self._lines:
+            self._tail.feed(line + b"\n")
+        self._lines.clear()
+        self._tail.feed(bytes(self._stdout))
+        self._stdout.clear()
+        if self._paused:
+            self._paused = False
+            self._pipe().resume_reading()
+
+    def write(self, data: bytes) -> None:
+        """Write on the process's stdin; what a dead process does not take is dropped."""
+        assert self._transport is not None, "start() comes first"
+        pipe = self._transport.get_pipe_transport(0)
+        if pipe is not None and not pipe.is_closing():
+            cast("asyncio.WriteTransport", pipe).write(data)
+
+    def tail(self, lines: int = 40) -> tuple[str, ...]:
+        """The last lines of the log."""
+        return self._tail.last(lines)
+
+    # how it ends
+
+    def ended(self) -> str | None:
+        """How the process ended (`exited with status 1`, `was killed by signal 9 (SIGKILL)`), `None` while it runs."""
+        if self._pid == 0:
+            return None
+        status = self._status
+        if status is None:
+            status = _status_now(self._pid)
+        if status is None:
+            return None
+        if status == _GONE:
+            return "ended"
+        if status >= 0:
+            return f"exited with status {status}"
+        try:
+            name = f" ({signal.Signals(-status).name})"
+        except ValueError:
+            name = ""
+        return f"was killed by signal {-status}{name}"
+
+    def crashed(self) -> str | None:
+        """How the process ended, unless `stop` was asked for before."""
+        return None if self._asked else self.ended()
+
+    async def wait(self) -> str:
+        """Return how the process ended, when it did."""
+        await self._exited.wait()
+        return self.ended() or ""
+
+    async def stop(self, grace: float = 5.0) -> None:
+        """End the process: SIGTERM, after `grace` seconds SIGKILL, then whatever is left of its group. Safe to call
+        twice and after a crash."""
+        if self._transport is None or self._stopped:
+            return
+        self._stopped = True
+        self._asked = self._asked or self.ended() is None
+        if (stdin := self._transport.get_pipe_transport(0)) is not None:
+            stdin.close()
+        if not self._exited.is_set():
+            self._signal(signal.SIGTERM)
+            await self._wait_exited(grace)
+        if not self._exited.is_set():
+            self._signal(signal.SIGKILL)
+            await self._exited.wait()
+        # The group's number stays taken while anything of it lives, and nothing else can have it.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._pid, signal.SIGKILL)
+        # Its last lines may still be in the pipes; a grandchild that holds them open must not hold us.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await self._released.wait()
+        self._transport.close()
+        await self._released.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._transport is not None
+        with contextlib.suppress(ProcessLookupError):
+            self._transport.send_signal(number)
+
+    async def _wait_exited(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._exited.wait()
+
+
+def _dies_with_us() -> list[str]:
+    """The command in front of ours that makes the kernel kill the process when we die; empty where there is none."""
+    setpriv = shutil.which("setpriv") if sys.platform == "linux" else None
+    return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
+
+
+def _status_now(pid: int) -> int | None:
+    """The exit status (negative: the signal) of a child that is dead or dying, without reaping it; else `None`.
+
+    The loop hears of a death a little later than its sockets close; whoever saw a socket close asks here.
+    """
+    try:
+        flags = os.WEXITED | os.WNOWAIT | (0 if _dying(pid) else os.WNOHANG)
+        found = os.waitid(os.P_PID, pid, flags)
+    except ChildProcessError:
+        # Reaped by the loop's watcher, which has not told the loop yet.
+        return _GONE
+    except AttributeError:
+        return None
+    if found is None:
+        return None
+    return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+
+
+def _dying(pid: int) -> bool:
+    """Whether the kernel is already taking the process apart: waiting for it ends at once."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+        return fields[0] == "Z" or bool(int(fields[6]) & _EXITING)
+    except (OSError, IndexError, ValueError):
+        return False
