@@ -40,7 +40,7 @@ def write(record: RunRecord, folder: Path) -> int:
     """Write one result file per case, and its attachments, into `folder`, which is made; gives the number of results.
 
     The status is the one that the table of verdicts names; a known failure keeps it and is marked known, with the
-    reason. Cases of one worker are laid end to end from the start of the run, since the record keeps how long each took.
+    reason. Cases of one worker are laid end to end from the start of the run: the record keeps how long each took.
     """
     make: Any = AllureFileLogger  # the package has no types
     logger = make(str(folder))
@@ -131,7 +131,7 @@ def _details(case: CaseResult) -> StatusDetails | None:
 
 def _trace(case: CaseResult) -> str:
     sides = [
-        f"{outcome.requirement}\n  expected: {text.line(outcome.expected)}\n  actual:   {text.line(outcome.actual)}"
+        text.block(f"{outcome.requirement}\n  expected: {outcome.expected}\n  actual:   {outcome.actual}")
         for outcome in case.outcomes
         if outcome.expected or outcome.actual
     ]

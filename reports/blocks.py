@@ -16,24 +16,13 @@ from reports.standing import Standing, standing
 Rows = Mapping[str, Requirement]
 
 OUTCOMES_SHOWN = 24
-STEPS_SHOWN = 160
+STEPS_SHOWN = 80
 LOG_LINES_SHOWN = 40
 SENTENCE = 800
 """Characters shown of a message, a cause or a reason."""
-NEIGHBOURHOOD = 20
+NEIGHBOURHOOD = 10
 """Steps around a departed one that a cut table of steps keeps."""
 
-MARKS = {
-    "pass": "\u2713",
-    "info": "i",
-    "warn": "!",
-    "fail": "\u2717",
-    "unsupported": "\u2013",
-    "setup": "\u25a1",
-    "crash": "\u21af",
-    "harness": "?",
-}
-"""A mark per verdict, so that none is told by colour alone."""
 LEDGERS = {CLAIM: "documented claim", "rfc": "RFC"}
 _STANDINGS = {
     Standing.UNEXPECTED: "unexpected",
@@ -43,8 +32,8 @@ _STANDINGS = {
 
 
 def badge(verdict: str) -> Html:
-    """The mark and the name of a verdict or an outcome."""
-    return el("span", el("i", MARKS[verdict], aria_hidden="true"), f" {verdict}", class_=f"v {verdict}")
+    """The name of a verdict or an outcome; the style sheet sets a mark before it, not only a colour."""
+    return el("span", verdict, class_=f"v {verdict}")
 
 
 def slug(prefix: str, name: str) -> str:
@@ -179,7 +168,7 @@ def _comparison(outcome: OutcomeRecord, rows: Rows) -> Html:
         return allowed
     cells = [_side("Expected", outcome.expected, "exp"), _side("Actual", outcome.actual, "act")]
     return join(
-        el("h5", f"What {outcome.requirement} expected, and what came"), el("div", *cells, class_="sides"), allowed
+        el("h4", f"What {outcome.requirement} expected, and what came"), el("div", *cells, class_="sides"), allowed
     )
 
 
@@ -214,7 +203,7 @@ def _both_legs(case: CaseResult) -> Html:
         role="group",
         aria_label="Ladder diagram",
     )
-    return join(el("h5", "Both legs, step by step"), el("p", where, class_="none"), drawing, steps(case.transcript))
+    return join(el("h4", "Both legs, step by step"), el("p", where, class_="none"), drawing, steps(case.transcript))
 
 
 def steps(events: Sequence[Event]) -> Html:
@@ -300,5 +289,5 @@ def command(words: str) -> Html:
         return NOTHING
     box = el("pre", el("code", text.line(words, text.BLOCK_LIMIT)), tabindex=0, role="group", aria_label="Command")
     return join(
-        el("h5", "Run it again"), el("div", box, el("button", "Copy", type="button", hidden=True), class_="copy")
+        el("h4", "Run it again"), el("div", box, el("button", "Copy", type="button", hidden=True), class_="copy")
     )

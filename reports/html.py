@@ -22,10 +22,14 @@ PAGE_LIMIT = 2_900_000
 """Octets that the evidence may fill the page up to; what has no room is in run.json, and the page says so."""
 EVIDENCE_AT_LEAST = 300_000
 """Room for evidence whatever the rest of the page takes."""
+MISSES = 20
+"""Cases whose evidence did not fit, after which the page counts as full."""
 OPEN_AT_START = 5
 """So many unexpected failures are open when the page opens."""
 FEATURES_SHOWN = 120
 CASES_PER_REQUIREMENT = 12
+LISTED = 250
+"""Lines of a list of cases above the cases themselves."""
 
 _ORDER = {Standing.UNEXPECTED: 0, Standing.UNEXPECTED_PASS: 1, Standing.KNOWN: 2, Standing.USUAL: 3}
 _VERDICT_ORDER = {
@@ -50,7 +54,7 @@ _LEDGER_WORDS = {
     ),
     RFC: (
         "RFC requirements",
-        "What the standards ask. Of a rule without a documented claim, a departure is a warning.",
+        "What the standards ask. A MUST of an RFC that is not met is a failure, all else a warning.",
     ),
 }
 _OUTCOME_WORDS = {
@@ -222,7 +226,9 @@ def _unexpected(ordered: Sequence[CaseResult], anchors: Mapping[int, str]) -> Ht
     found = [case for case in ordered if standing(case) is Standing.UNEXPECTED]
     if not found:
         return _section("unexpected", "Unexpected verdicts", el("p", "None.", class_="none"))
-    items = [_line(case, anchors, reason(case)) for case in found]
+    items = [_line(case, anchors, reason(case)) for case in found[:LISTED]]
+    if len(found) > LISTED:
+        items.append(el("li", f"and {len(found) - LISTED:,} more: see the cases below"))
     return _section("unexpected", f"Unexpected verdicts ({len(found):,})", el("ul", *items, class_="lines"))
 
 
@@ -238,14 +244,19 @@ def _baseline(record: RunRecord, ordered: Sequence[CaseResult], anchors: Mapping
     stale = [case for case in ordered if standing(case) is Standing.UNEXPECTED_PASS]
     parts = [el("p", "The failures of this engine that are known, each with a reason.", class_="none")]
     if stale:
-        items = [_line(case, anchors, f"listed because: {case.baseline_reason or 'no reason given'}") for case in stale]
+        items = [
+            _line(case, anchors, f"listed because: {case.baseline_reason or 'no reason given'}")
+            for case in stale[:LISTED]
+        ]
         parts.append(el("h3", f"Unexpected passes ({len(stale):,}): take these off the baseline"))
         parts.append(el("ul", *items, class_="lines"))
-    if record.baseline_problems:
-        parts.append(el("h3", f"Entries that are wrong ({len(record.baseline_problems):,})"))
-        parts.append(el("ul", *map(_problem, record.baseline_problems), class_="lines"))
+    shown = {name for case in stale for name in (case.key, case.id)}
+    problems = [problem for problem in record.baseline_problems if problem.entry not in shown]
+    if problems:
+        parts.append(el("h3", f"Entries that are wrong ({len(problems):,})"))
+        parts.append(el("ul", *map(_problem, problems[:LISTED]), class_="lines"))
     if known:
-        items = [_line(case, anchors, case.baseline_reason) for case in known]
+        items = [_line(case, anchors, case.baseline_reason) for case in known[:LISTED]]
         parts.append(el("h3", f"Known failures that happened again ({len(known):,})"))
         parts.append(el("ul", *items, class_="lines"))
     if len(parts) == 1:
@@ -430,23 +441,26 @@ def _evidence(
     ordered: Sequence[CaseResult], anchors: Mapping[int, str], rows: Mapping[str, Requirement], room: int
 ) -> dict[int, Html]:
     """Evidence for what did not pass, the unexpected first, as long as the page has room."""
-    left = max(
-        room - sum(len(blocks.lean(case, anchors[id(case)], NOTHING, opened=False).encode()) for case in ordered),
-        EVIDENCE_AT_LEAST,
-    )
+    bare = {id(case): _without_room(case) for case in ordered if failed(case.verdict) or case.verdict is Verdict.WARN}
+    plain = (blocks.lean(case, anchors[id(case)], bare.get(id(case), NOTHING), opened=False) for case in ordered)
+    left = max(room - sum(len(block.encode()) for block in plain), EVIDENCE_AT_LEAST)
     shown: dict[int, Html] = {}
+    misses = 0
     for case in ordered:
-        if not (failed(case.verdict) or case.verdict is Verdict.WARN):
+        if id(case) not in bare or misses == MISSES:
             continue
-        full = blocks.evidence(case, rows) if left > 0 else NOTHING
-        size = len(full.encode())
-        if not full or size > left:
-            full = join(el("p", _NO_ROOM, class_="none"), blocks.command(case.reproduce))
-            left -= len(full.encode())
+        full = blocks.evidence(case, rows)
+        cost = len(full.encode()) - len(bare[id(case)].encode())
+        if cost <= left:
+            shown[id(case)] = full
+            left -= cost
         else:
-            left -= size
-        shown[id(case)] = full
-    return shown
+            misses += 1
+    return bare | shown
+
+
+def _without_room(case: CaseResult) -> Html:
+    return join(el("p", _NO_ROOM, class_="none"), blocks.command(case.reproduce))
 
 
 _NO_ROOM = "The evidence of this case is in run.json: this page is full."

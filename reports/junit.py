@@ -12,6 +12,7 @@ from reports.standing import Standing, reason, standing
 
 LOG_LINES = 20
 MESSAGE_LIMIT = 500
+DETAILS_LIMIT = 20_000
 
 
 def render(record: RunRecord) -> str:
@@ -109,9 +110,10 @@ def _result(element: ET.Element, case: CaseResult) -> None:
 
 
 def _child(element: ET.Element, kind: str, message: str, type_: str, details: str) -> None:
-    child = ET.SubElement(element, kind, {"message": message, "type": type_})
+    """The element of a verdict. Whatever the parts did, nothing goes out that XML cannot carry."""
+    child = ET.SubElement(element, kind, {"message": text.line(message, 2 * MESSAGE_LIMIT), "type": type_})
     if details and details != message:
-        child.text = details
+        child.text = text.block(details, DETAILS_LIMIT)
 
 
 def _details(case: CaseResult) -> str:

@@ -25,8 +25,8 @@ DEPARTED_SHOWN = 4
 _GUTTER, _MARGIN = 92, 52
 _SPACING = {2: 420, 3: 330, 4: 250}
 _HEADER, _ROW, _DETAIL, _FLAG, _GAP = 38, 26, 15, 17, 28
-_PER_CHARACTER = 6.7
-"""Width of a character at the drawing's font size, on the safe side."""
+_BOLD, _PLAIN = 7.7, 6.8
+"""Width of a character of a label and of its detail, on the safe side: the reader's font is not known here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,29 +160,31 @@ _LEG_CLASSES = {UPSTREAM: "up", AGENT: "ag", HARNESS: "hn"}
 
 def _arrow(event: Event, start: int, end: int, top: int, channel: str) -> Html:
     line_at = top + 21
-    room = int((abs(end - start) - 24) / _PER_CHARACTER)
+    room = abs(end - start) - 20
     point = -8 if end > start else 8
     pieces = [
-        el("text", text.clip(_label(event, channel), room), x=(start + end) // 2, y=top + 16, class_="lw"),
+        el("text", text.clip(_label(event, channel), int(room / _BOLD)), x=(start + end) // 2, y=top + 16, class_="lw"),
         el("path", d=f"M{start} {line_at}H{end}", class_="la"),
         el("path", d=f"M{end} {line_at}l{point} -4v8z", class_="lk"),
     ]
     if event.detail:
-        pieces.append(el("text", text.clip(event.detail, room), x=(start + end) // 2, y=line_at + 14, class_="ld"))
+        pieces.append(
+            el("text", text.clip(event.detail, int(room / _PLAIN)), x=(start + end) // 2, y=line_at + 14, class_="ld")
+        )
     return join(*pieces)
 
 
 def _note(event: Event, top: int, width: int) -> Html:
     """A step without an arrow: a barrier, a remark of the harness, something that did not come."""
-    room = int((width - _GUTTER - 40) / _PER_CHARACTER)
+    room = width - _GUTTER - 40
     centre = (_GUTTER + width) // 2
-    shown = el("text", text.clip(_label(event, ""), room), x=centre, y=top + 16, class_="lw")
+    shown = el("text", text.clip(_label(event, ""), int(room / _BOLD)), x=centre, y=top + 16, class_="lw")
     box = el(
         "rect", x=_GUTTER + 6, y=top + 2, width=width - _GUTTER - 14, height=_note_height(event), rx=9, class_="lo"
     )
     if not event.detail:
         return join(box, shown)
-    return join(box, shown, el("text", text.clip(event.detail, room), x=centre, y=top + 32, class_="ld"))
+    return join(box, shown, el("text", text.clip(event.detail, int(room / _PLAIN)), x=centre, y=top + 32, class_="ld"))
 
 
 def _note_height(event: Event) -> int:

@@ -66,15 +66,15 @@ def reason(case: CaseResult) -> str:
 
 
 def headline(record: RunRecord) -> str:
-    """The run in one sentence, for the page and the terminal."""
+    """The run in one sentence; what says nothing about the engine is not called failed."""
     counts = record.counts()
     ran = len(record.cases) - counts[Verdict.UNSUPPORTED]
     if not ran:
         return "No case was run: nothing has been shown about this engine."
     bad = [case for case in record.cases if failed(case.verdict)]
-    words = ", ".join(f"{counts[verdict]:,} {what}" for verdict, what in _FAILED_WORDS if counts[verdict])
-    count = f"{len(bad):,}" if bad else "None"
-    sentence = f"{count} of {plural(ran, 'case')} failed{': ' + words if words else ''}."
+    besides = " and ".join(f"{counts[verdict]:,} {what}" for verdict, what in _BESIDES if counts[verdict])
+    failures = f"{counts[Verdict.FAIL]:,}" if counts[Verdict.FAIL] else "None"
+    sentence = f"{failures} of {plural(ran, 'case')} failed{'; ' + besides if besides else ''}."
     return " ".join(filter(None, (sentence, _about_the_baseline(record, bad), _aside(counts[Verdict.UNSUPPORTED]))))
 
 
@@ -83,18 +83,17 @@ def _about_the_baseline(record: RunRecord, bad: list[CaseResult]) -> str:
     stale = sum(standing(case) is Standing.UNEXPECTED_PASS for case in record.cases)
     words = ""
     if known:
-        words = "All of this is known." if known == len(bad) else f"{known:,} of these known, {len(bad) - known:,} not."
+        words = "All of this is known." if known == len(bad) else f"Known: {known:,}; not known: {len(bad) - known:,}."
     if stale:
         words = f"{words} {plural(stale, 'known failure')} did not happen.".strip()
     return words
 
 
 def _aside(unsupported: int) -> str:
-    return f"{unsupported:,} more were not run: the engine does not offer what they need." if unsupported else ""
+    return f"{unsupported:,} more could not run: the engine does not offer what is needed." if unsupported else ""
 
 
-_FAILED_WORDS = (
-    (Verdict.FAIL, "broke a requirement"),
+_BESIDES = (
     (Verdict.CRASH, "lost the engine"),
     (Verdict.SETUP, "could not be set up"),
     (Verdict.HARNESS, "hit a fault of the harness"),

@@ -21,7 +21,7 @@ def exit_code(record: RunRecord) -> int:
 
 
 def text(record: RunRecord) -> str:
-    """The summary: engine, counts, a line for each unexpected verdict, wrong baseline entries, why it stopped, the sentence.
+    """The summary: engine, counts, a line for each unexpected verdict, the baseline, why it stopped, the sentence.
 
     Several lines without colour and without a newline at the end; nothing in it can steer a terminal.
     """
