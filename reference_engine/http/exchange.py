@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from reference_engine.http.errors import Fault, ProtocolFault, fault_of
 from reference_engine.http.events import (
@@ -39,6 +39,13 @@ if TYPE_CHECKING:
 
 class ClientGone(Exception):  # noqa: N818 - an event, not a mistake
     """The client left; there is nobody to answer."""
+
+
+class Watcher(Protocol):
+    """Who wants to know that the client left."""
+
+    def client_gone(self) -> None:
+        """The client left."""
 
 
 class Downstream(ABC):
@@ -81,8 +88,8 @@ class Downstream(ABC):
         """No further request on this connection behind this response."""
 
     @abstractmethod
-    def watch(self, exchange: Exchange | None) -> None:
-        """Tell `exchange.client_gone` when the client leaves; None ends that."""
+    def watch(self, watcher: Watcher | None) -> None:
+        """Tell `watcher` when the client leaves; None ends that."""
 
     @abstractmethod
     def raw(self) -> ByteStream:

@@ -192,13 +192,14 @@ class Gate:
         return 2
 
     def _trailers(self, rest: bytes, at: int, out: list[bytes]) -> int:
-        found = at - 2 if rest.startswith(b"\r\n", at) else rest.find(b"\r\n\r\n", at)
-        end = found + 4
-        if found == -1 and end != at + 2:
+        empty = rest.startswith(b"\r\n", at)
+        found = rest.find(b"\r\n\r\n", at)
+        if not empty and found < 0:
             tail = rest[at:-1] if rest.endswith(b"\r") else rest[at:]
             check(self._rules.line_ends(tail[: self._limits.trailer_bytes]))
             check(self._rules.trailer_size(tail, self._limits))
             return 0
+        end = at + 2 if empty else found + 4
         section = rest[at:end]
         check(self._rules.line_ends(section[: self._limits.trailer_bytes]))
         check(self._rules.trailer_size(section, self._limits))

@@ -100,7 +100,7 @@ class Pool:
         self._idle_time = idle
         self._most = most
         self._idle: dict[tuple[str, str], list[UpstreamConnection]] = {}
-        self._ends: dict[UpstreamConnection, tuple[asyncio.TimerHandle, Callable[[str], None]]] = {}
+        self._timers: dict[UpstreamConnection, asyncio.TimerHandle] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     async def acquire(self, tunnel: Tunnel, source: Address | None, *, reuse: bool) -> UpstreamConnection:
@@ -131,28 +131,30 @@ class Pool:
         drop = partial(self._drop, connection)
         connection.inbox.on_data = connection.inbox.on_end = drop
         timer = asyncio.get_running_loop().call_later(self._idle_time, drop)
-        connection.tunnel.sessions.add(drop)
-        self._ends[connection] = (timer, drop)
+        self._timers[connection] = timer
 
     @property
     def size(self) -> int:
         """Idle connections at the moment."""
-        return len(self._ends)
+        return len(self._timers)
 
     def _forget(self, connection: UpstreamConnection) -> None:
         """No longer idle."""
-        timer, drop = self._ends.pop(connection)
-        timer.cancel()
-        connection.tunnel.sessions.discard(drop)
+        self._timers.pop(connection).cancel()
         connection.inbox.on_data = connection.inbox.on_end = None
         key = (connection.tunnel.id, connection.client)
         self._idle[key].remove(connection)
         if not self._idle[key]:
             del self._idle[key]
 
-    def _drop(self, connection: UpstreamConnection, reason: str = "") -> None:
+    def drop_tunnel(self, tunnel: Tunnel) -> None:
+        """Close what is idle for the tunnel."""
+        for connection in [one for one in self._timers if one.tunnel is tunnel]:
+            self._drop(connection)
+
+    def _drop(self, connection: UpstreamConnection) -> None:
         """An idle connection timed out, was disturbed, or its tunnel ended."""
-        if connection in self._ends:
+        if connection in self._timers:
             self._forget(connection)
             self._let_go(connection)
 
@@ -169,7 +171,7 @@ class Pool:
 
     async def close(self) -> None:
         """Close every idle connection and wait for those that are closing."""
-        for connection in list(self._ends):
+        for connection in list(self._timers):
             self._drop(connection)
         if self._closing:
             await asyncio.gather(*self._closing)

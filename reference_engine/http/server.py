@@ -15,7 +15,7 @@ from reference_engine.agent.connector import UpstreamUnavailable
 from reference_engine.config import Settings
 from reference_engine.http.errors import Fault, ProtocolFault, answer, fault_of
 from reference_engine.http.events import Data, End, InformationalHead, RequestHead, Reset, ResponseHead
-from reference_engine.http.exchange import Downstream, Exchange
+from reference_engine.http.exchange import Downstream, Exchange, Watcher
 from reference_engine.http.forward import date
 from reference_engine.http.h1_client import H1ClientCodec
 from reference_engine.http.h1_server import H1ServerCodec
@@ -27,6 +27,7 @@ from reference_engine.relay.pump import Relay
 from reference_engine.relay.stream import Address, ByteStream, StreamReset
 from reference_engine.tls.upstream import UpstreamTlsFailed
 from reference_engine.tunnel.model import Tunnel
+from reference_engine.tunnel.registry import Change
 
 if TYPE_CHECKING:
     from reference_engine.engine import Engine
@@ -109,9 +110,9 @@ class H1Downstream(Downstream):
         self._close = True
         self._connection.last = True
 
-    def watch(self, exchange: Exchange | None) -> None:
+    def watch(self, watcher: Watcher | None) -> None:
         """See Downstream."""
-        self._connection.watch(exchange)
+        self._connection.watch(watcher)
 
     def raw(self) -> ByteStream:
         """See Downstream."""
@@ -138,7 +139,7 @@ class H1Connection:
         self._settings = settings
         self._handler = handler
         self._inbox = Inbox(stream)
-        self._exchange: Exchange | None = None
+        self._watcher: Watcher | None = None
         self._half_close: asyncio.TimerHandle | None = None
         self._idle = True
         self._inbox.on_end = self._ended
@@ -250,10 +251,10 @@ class H1Connection:
         if self._half_close is not None:
             self._begin_half_close()
 
-    def watch(self, exchange: Exchange | None) -> None:
+    def watch(self, watcher: Watcher | None) -> None:
         """Who is told that the client left."""
-        self._exchange = exchange
-        if exchange is None:
+        self._watcher = watcher
+        if watcher is None:
             self._stop_half_close()
         elif self._inbox.over:
             asyncio.get_running_loop().call_soon(self._ended)
@@ -265,10 +266,10 @@ class H1Connection:
         written. So a response goes on while it makes progress, and is given up when nothing moves for
         http_half_close_ms.
         """
-        if self._exchange is None:
+        if self._watcher is None:
             return
         if self._inbox.reset is not None:
-            self._exchange.client_gone()
+            self._watcher.client_gone()
         elif self._inbox.ended:
             self._begin_half_close()
 
@@ -283,8 +284,8 @@ class H1Connection:
             self._half_close = None
 
     def _give_up_client(self) -> None:
-        if self._exchange is not None:
-            self._exchange.client_gone()
+        if self._watcher is not None:
+            self._watcher.client_gone()
 
     def raw(self) -> RawStream:
         """The connection as a plain stream; the loop ends behind it."""
@@ -308,6 +309,12 @@ class HttpTunnels:
         )
         self.response_timeout = settings.http_response_timeout_ms / 1000
         self.domain = settings.domain
+        engine.registry.listen(self._inventory_changed)
+
+    def _inventory_changed(self, change: Change) -> None:
+        """What is pooled for a tunnel ends with it, or with its agent (EDGE-026, EDGE-027)."""
+        if isinstance(change.subject, Tunnel) and not change.subject.open:
+            self.pool.drop_tunnel(change.subject)
 
     @property
     def rules(self) -> HttpRules:
