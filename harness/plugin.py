@@ -69,10 +69,13 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(
             "the package 'fixtures' is not Edgecase's: install edgecase in an environment of its own"
         )
+    workerinput = getattr(config, "workerinput", None)
+    if workerinput is not None:
+        config.option.edgecase_seed = workerinput["edgecase_seed"]
+        return
     if config.option.edgecase_seed is None:
         config.option.edgecase_seed = secrets.randbelow(1_000_000)
-    if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Recorder(config), "edgecase-recorder")
+    config.pluginmanager.register(Recorder(config), "edgecase-recorder")
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -318,6 +321,11 @@ class Recorder:
         """Take a worker's last results (xdist's hook)."""
         for data in getattr(node, "workeroutput", {}).get(PROPERTY, []):
             self.results.append(from_json(CaseResult, data))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Give every worker the same seed (xdist's hook)."""
+        node.workerinput["edgecase_seed"] = self._config.option.edgecase_seed
 
     def pytest_report_header(self) -> str:
         """The seed, before anything runs (pytest's hook)."""

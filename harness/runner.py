@@ -117,7 +117,7 @@ class Runner:
                 return Verdicts(Verdict.SETUP, f"sanity: {reason}"), judge, held.driver.log_tail(LOG_LINES)
             end, judge = await self._script(planned, held, transcript, judge)
             log = held.driver.log_tail(LOG_LINES)
-            if held.driver.crashed() is not None and not private:
+            if end.verdict is Verdict.CRASH and not private:
                 await self._pool.drop(held)
             return end, judge, log
         finally:
