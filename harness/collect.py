@@ -47,6 +47,8 @@ def collect(paths: tuple[str, ...] = ()) -> list[Case]:
     arguments = [
         "--collect-only",
         "-q",
+        "-W",
+        "ignore::pytest.PytestAssertRewriteWarning",  # this process has imported the plugin already
         "-p",
         "no:cacheprovider",
         "-p",
