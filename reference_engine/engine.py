@@ -127,6 +127,8 @@ class Engine:
         """
         grace = self.settings.drain_ms / 1000 if grace is None else grace
         self.draining.set()
+        self.http.drain()
+        self.api.drain()
         if self.redirect is not None:
             await self.redirect.stop()
         listener = asyncio.create_task(self.public.stop(grace + self.settings.close_timeout_ms / 1000))
@@ -134,6 +136,7 @@ class Engine:
         await self.agents.stop()
         await self.public.stop(0)
         await listener
+        await self.http.close()
         for handle in self._leases.values():
             handle.cancel()
         self._leases.clear()
