@@ -187,7 +187,11 @@ class TcpStream(asyncio.BufferedProtocol, ByteStream):
         if self._broken is None and not self._ended and self._transport is not None:
             self._ended = True
             if not self._transport.is_closing():
-                self._transport.write_eof()
+                try:
+                    self._transport.write_eof()
+                except OSError:
+                    # The peer's RST is already in the socket: shutdown(2) finds nothing to end.
+                    self._drop("tcp reset")
 
     async def close(self) -> None:
         """See `ByteStream.close`; returns at once.
