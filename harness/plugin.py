@@ -285,9 +285,7 @@ def explain(result: CaseResult) -> str:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Stop the engines of this process; a worker hands its last results to the controller (pytest's hook)."""
     config = session.config
-    if _SUITE not in config.stash:
-        return
-    last = config.stash[_SUITE].finish()
+    last = config.stash[_SUITE].finish() if _SUITE in config.stash else []
     output = getattr(config, "workeroutput", None)
     if output is not None:
         output[PROPERTY] = [to_json(result) for result in last]

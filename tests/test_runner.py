@@ -131,7 +131,7 @@ def test_an_unattributed_departure_is_judged_under_the_first_requirement(seen: E
 def test_judging_attributes_and_goes_on_after_a_should() -> None:
     async def script(scene: Any) -> None:
         with scene.judging(SHOULD):
-            raise PeerMismatch("a banner", "silence")
+            await _mismatch()
         scene.expect(MUST, True, expected="a", actual="a")
 
     result = run(declare(script, MUST, SHOULD))
@@ -243,6 +243,10 @@ def test_a_run_stops_after_five_crashes_or_twenty_expired_deadlines_in_a_row() -
     assert not limits.note(expired), "a case that answered in time starts the count anew"
     told = [limits.note(expired) for _ in range(19)]
     assert "20 expired" in told[-1]
+
+
+async def _mismatch() -> None:
+    raise PeerMismatch("a banner", "silence")
 
 
 def _with(result: CaseResult, verdict: Verdict) -> CaseResult:
