@@ -332,7 +332,7 @@ def _ledger_box(
     counts = Counter(
         worst(outcome.outcome for _, outcome in seen) for seen in judged.values() if seen[0][1].ledger == ledger
     )
-    head = el("tr", *(el("th", name, scope="col") for name in ("Worst outcome", "Requirements", "")))
+    head = el("tr", *(el("th", name, scope="col") for name in ("Worst outcome", "Requirements", "What it means")))
     lines = [
         el(
             "tr",
