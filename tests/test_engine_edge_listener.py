@@ -36,15 +36,15 @@ def first_octets(client: Client) -> bytes:
 def raw(address: Address, *pieces: bytes) -> tuple[bytes, str]:
     """Send octets and read to the end: what came, and how it ended."""
     got = b""
-    with socket.create_connection((address.host, address.port), timeout=DEADLINE) as sock:
-        try:
+    try:
+        with socket.create_connection((address.host, address.port), timeout=DEADLINE) as sock:
             for piece in pieces:
                 sock.sendall(piece)
             while data := sock.recv(65536):
                 got += data
-        except ConnectionError:
-            return got, "rst"
-        return got, "fin"
+    except ConnectionError:
+        return got, "rst"
+    return got, "fin"
 
 
 def alert(number: int) -> bytes:

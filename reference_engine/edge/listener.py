@@ -73,7 +73,7 @@ class PublicListener:
 
     def _accepted(self, stream: TcpStream) -> None:
         if len(self._streams) >= self._engine.settings.max_connections:
-            self._engine.log.warning("connection from %s refused: max_connections reached", stream.peer)
+            self._engine.log.warning("connection refused peer=%s reason=max_connections", stream.peer)
             stream.abort("too many connections")
             return
         self._streams.add(stream)
@@ -85,7 +85,7 @@ class PublicListener:
         stream = self._serving.pop(task)
         problem = None if task.cancelled() else task.exception()
         if problem is not None and not isinstance(problem, StreamReset):
-            self._engine.log.error("connection from %s: %r", stream.peer, problem, exc_info=problem)
+            self._engine.log.error("connection failed peer=%s problem=%r", stream.peer, problem, exc_info=problem)
         if task.cancelled() or problem is not None:
             stream.abort("no longer served")
 
@@ -97,7 +97,7 @@ class PublicListener:
             stream.abort("handshake timed out")
             return
         except StreamReset as problem:
-            self._engine.log.debug("connection from %s: %s", stream.peer, problem.reason)
+            self._engine.log.debug("connection broke peer=%s reason=%r", stream.peer, problem.reason)
             await stream.close()
             return
         await self._hand_over(route, stream, tls)
@@ -111,7 +111,9 @@ class PublicListener:
         engine = self._engine
         route = engine.parts.edge.route(hello, engine.registry, engine.settings.domain)
         if route.front is Front.REFUSED:
-            engine.log.info("connection from %s for %r refused: %s", stream.peer, hello.server_name, route.reason)
+            engine.log.info(
+                "connection refused peer=%s name=%r reason=%r", stream.peer, hello.server_name, route.reason
+            )
             await self._refuse(stream, route.alert)
             return route, None
         if route.front is Front.PASSTHROUGH:
@@ -138,7 +140,7 @@ class PublicListener:
                     stream.unread(bytes(reader.raw))
                     return hello
         except HelloError as problem:
-            self._engine.log.info("connection from %s refused: %s", stream.peer, problem.reason)
+            self._engine.log.info("connection refused peer=%s reason=%r", stream.peer, problem.reason)
             await self._refuse(stream, problem.alert)
             return None
 

@@ -86,9 +86,9 @@ class Certificates:
         try:
             self._current = load_certificate(certificate_file, key_file)
         except ConfigError as problem:
-            _LOG.warning("certificate not reloaded: %s", problem)
+            _LOG.warning("certificate not reloaded reason=%r", str(problem))
         else:
-            _LOG.info("certificate reloaded from %s", certificate_file)
+            _LOG.info("certificate reloaded file=%s", certificate_file)
 
     def _look(self) -> tuple[int | None, ...]:
         return tuple(_modified(file) for file in self._files)

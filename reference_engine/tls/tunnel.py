@@ -88,7 +88,7 @@ class TlsTunnels:
         try:
             upstream = await self._engine.connector.open(tunnel, stream.peer)
         except UpstreamUnavailable as problem:
-            self._engine.log.info("tunnel %s: no upstream: %s", tunnel.id, problem)
+            self._engine.log.info("no upstream tunnel=%s kind=%s", tunnel.id, problem.kind)
             await stream.close()
             return None
         session.add(upstream)
@@ -104,7 +104,7 @@ class TlsTunnels:
         try:
             wrapped = await engine.upstream_tls.wrap(upstream, server_name=properties.hostname or "", alpns=alpns)
         except UpstreamTlsFailed as problem:
-            engine.log.info("tunnel %s: %s", tunnel.id, problem)
+            engine.log.info("no upstream tunnel=%s kind=upstream-tls reason=%r", tunnel.id, str(problem))
             await stream.close()
             return None
         session.add(wrapped)
