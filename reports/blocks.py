@@ -24,6 +24,11 @@ NEIGHBOURHOOD = 10
 """Steps around a departed one that a cut table of steps keeps."""
 
 LEDGERS = {CLAIM: "documented claim", "rfc": "RFC"}
+_BASELINE_WORDS = {
+    Standing.KNOWN: "Known, says the baseline",
+    Standing.UNEXPECTED: "The baseline knows a part of this only",
+    Standing.UNEXPECTED_PASS: "Listed as a known failure, but it did not happen",
+}
 _STANDINGS = {
     Standing.UNEXPECTED: "unexpected",
     Standing.KNOWN: "known failure",
@@ -91,7 +96,7 @@ def _explained(case: CaseResult) -> Html:
             )
         )
     if case.baseline_reason:
-        words = "Listed as a known failure, but it did not happen" if _stale(case) else "Known, says the baseline"
+        words = _BASELINE_WORDS.get(standing(case), "Listed in the baseline")
         parts.append(el("p", el("b", words), ": ", text.block(case.baseline_reason, SENTENCE), class_="cause"))
     return join(*parts)
 
@@ -102,10 +107,6 @@ _CAUSE_WORDS = {
     Verdict.CRASH: "The engine died",
     Verdict.HARNESS: "A fault of the harness, not of the engine",
 }
-
-
-def _stale(case: CaseResult) -> bool:
-    return standing(case) is Standing.UNEXPECTED_PASS
 
 
 def requirements(case: CaseResult) -> Html:

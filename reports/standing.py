@@ -80,13 +80,19 @@ def headline(record: RunRecord) -> str:
 
 def _about_the_baseline(record: RunRecord, bad: list[CaseResult]) -> str:
     known = sum(standing(case) is Standing.KNOWN for case in bad)
-    stale = sum(standing(case) is Standing.UNEXPECTED_PASS for case in record.cases)
     words = ""
     if known:
         words = "All of this is known." if known == len(bad) else f"Known: {known:,}; not known: {len(bad) - known:,}."
-    if stale:
-        words = f"{words} {plural(stale, 'known failure')} did not happen.".strip()
+    if wrong := _wrong_entries(record):
+        words = f"{words} Wrong in the baseline: {plural(wrong, 'entry', 'entries')}.".strip()
     return words
+
+
+def _wrong_entries(record: RunRecord) -> int:
+    """Entries of the baseline that no longer hold, each once, said beside the case or by themselves."""
+    stale = [case for case in record.cases if standing(case) is Standing.UNEXPECTED_PASS]
+    told = {problem.entry for problem in record.baseline_problems}
+    return len(record.baseline_problems) + sum(not {case.id, case.key} & told for case in stale)
 
 
 def _aside(unsupported: int) -> str:

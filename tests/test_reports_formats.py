@@ -110,6 +110,12 @@ def test_a_record_is_valid_and_comes_back() -> None:
     assert from_json(RunRecord, data) == RECORD
 
 
+def test_a_record_of_hostile_text_is_written_and_comes_back(tmp_path: Path) -> None:
+    record = everywhere(HOSTILE)
+    model.write_record(record, tmp_path / "run.json")
+    assert read_record(tmp_path / "run.json") == record
+
+
 BROKEN = [
     (lambda run: run["cases"][3].update(verdict="failed"),
      'run.cases[3].verdict: found "failed", allowed is pass, info, warn, fail, unsupported, setup, crash, harness'),
@@ -195,6 +201,9 @@ HEADLINES = [
     (run(result(Verdict.PASS), result(Verdict.UNSUPPORTED)),
      "None of 1 case failed. 1 more could not run: the engine does not offer what is needed."),
     (run(result(Verdict.PASS), result(Verdict.FAIL, why="x")), "1 of 2 cases failed. All of this is known."),
+    (run(result(Verdict.PASS), baseline_problems=RECORD.baseline_problems[1:]),
+     "None of 1 case failed. Wrong in the baseline: 1 entry."),
+    (run(result(Verdict.PASS, expected=False)), "None of 1 case failed. Wrong in the baseline: 1 entry."),
     (run(result(Verdict.SETUP), result(Verdict.HARNESS)),
      "None of 2 cases failed; 1 could not be set up and 1 hit a fault of the harness."),
 ]  # fmt: skip

@@ -196,6 +196,7 @@ def read_record(path: Path) -> RunRecord:
 
 
 def write_record(record: RunRecord, path: Path) -> None:
-    """Write `run.json`; the folder is made."""
+    """Write `run.json`; the folder is made. Lone surrogates in what a peer said become JSON escapes, and come back."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(to_json(record), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(to_json(record), indent=1, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
