@@ -6,13 +6,16 @@ import asyncio
 import shutil
 import socket
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from reference_engine.config import ConfigError
 from reference_engine.edge.client_hello import UNRECOGNIZED_NAME
+from reference_engine.edge.rules import EdgeRules
 from reference_engine.relay.stream import Address
+from reference_engine.tls.rules import TlsRules
 from tests.engine_tls_support import (
     DEADLINE,
     DOMAIN,
@@ -188,6 +191,43 @@ def test_stop_ends_what_is_left_after_the_grace(tmp_path: Path) -> None:
             assert client.ending == "rst"
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection((edge.address.host, edge.address.port))
+
+    run(play())
+
+
+def test_stop_again_cuts_the_grace_short(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with upstream(echo) as address, Edge(tmp_path, tunnel()) as edge:
+            edge.connector.upstream = address
+            client = await asyncio.to_thread(lambda: edge.client().handshake())
+            patient = asyncio.create_task(edge.public.stop(60))
+            await asyncio.sleep(0)
+            await edge.public.stop(0)
+            await patient
+            assert edge.public.connections == 0
+            client.sock.close()
+
+    run(play())
+
+
+def test_a_rule_that_is_replaced_later_counts_from_then_on(tmp_path: Path) -> None:
+    """What a mutant needs: rules are reached when they are called, not when the engine is made."""
+
+    class Deaf(TlsRules):
+        def select_alpn(self, offered: Sequence[str], configured: Sequence[str]) -> str | None:
+            return None
+
+    class Blind(EdgeRules):
+        def normal_name(self, server_name: str | None) -> str | None:
+            return None
+
+    async def play() -> None:
+        async with Edge(tmp_path, tunnel("web", protocol="http")) as edge:
+            edge.parts.tls = Deaf()
+            assert await edge.script(first_octets, f"web.t.{DOMAIN}", alpns=("h2",)) == b"http"
+            edge.parts.edge = Blind()
+            with pytest.raises(ssl.SSLError):
+                await edge.script(first_octets, f"web.t.{DOMAIN}", alpns=("h2",))
 
     run(play())
 

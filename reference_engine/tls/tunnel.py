@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from reference_engine.agent.connector import UpstreamUnavailable
+from reference_engine.relay.pump import Relayed
 from reference_engine.relay.stream import ByteStream
 from reference_engine.tls.stream import TlsStream
 from reference_engine.tls.upstream import UpstreamTlsFailed
@@ -69,19 +70,25 @@ class TlsTunnels:
                     return
                 upstream, upstream_version = wrapped, wrapped.version
             rules = engine.parts.tls
-            await engine.parts.relay.run(
+            done = await engine.parts.relay.run(
                 stream,
                 upstream,
                 a_half_open=rules.keeps_half_open(stream.version),
                 b_half_open=upstream_version is None or rules.keeps_half_open(upstream_version),
             )
+            self._log_end(tunnel, done)
 
     async def serve_passthrough(self, stream: ByteStream, tunnel: Tunnel) -> None:
         """Relay `stream`, the ClientHello that was looked at included, octet for octet (TLS-010, RFC 8446 9.3)."""
         with Session(tunnel, stream) as session:
             upstream = await self._open(session, stream, tunnel)
             if upstream is not None:
-                await self._engine.parts.relay.run(stream, upstream)
+                self._log_end(tunnel, await self._engine.parts.relay.run(stream, upstream))
+
+    def _log_end(self, tunnel: Tunnel, done: Relayed) -> None:
+        self._engine.log.debug(
+            "session over tunnel=%s received=%d sent=%d reset=%r", tunnel.id, done.a_to_b, done.b_to_a, done.reset
+        )
 
     async def _open(self, session: Session, stream: ByteStream, tunnel: Tunnel) -> ByteStream | None:
         """A stream to the agent; without one the client's connection ends, and carries nothing (TLS-023)."""
