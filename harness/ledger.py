@@ -441,9 +441,9 @@ _MOST_OCTETS = 4 << 20
 def _packaged() -> Ledger:
     files = _read_files(importlib.resources.files("fixtures"))
     cache = _cache_file(files)
-    if cache is not None:
-        with contextlib.suppress(OSError, ValueError, LedgerError, TypeError):
-            return Ledger(json.loads(cache.read_bytes()))
+    tables = _read_cache(cache, files) if cache is not None else None
+    if tables is not None:
+        return Ledger(tables)
     tables = _parse_all(files)
     ledger = Ledger(tables)
     if cache is not None:
@@ -497,6 +497,18 @@ def _cache_file(files: Mapping[str, bytes]) -> Path | None:
     except RuntimeError:
         return None
     return Path(base) / "edgecase" / f"ledger-{digest.hexdigest()[:32]}.json"
+
+
+def _read_cache(cache: Path, files: Mapping[str, bytes]) -> dict[str, Data] | None:
+    """The parsed form, if it is there and whole; a copy that was cut or spoilt is as good as none."""
+    try:
+        kept = json.loads(cache.read_bytes())
+    except (OSError, ValueError):
+        return None
+    whole = (
+        isinstance(kept, dict) and list(kept) == list(files) and all(isinstance(item, dict) for item in kept.values())
+    )
+    return kept if whole else None
 
 
 def _write_cache(cache: Path, tables: Mapping[str, Data]) -> None:

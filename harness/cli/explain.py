@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Iterator
 from harness.collect import collect
 from harness.coverage import cases_of
 from harness.errors import UsageError
-from harness.ledger import Ledger, Promise, Ruling, is_recorded, suggestions
+from harness.ledger import Draft, Ledger, Promise, Ruling, suggestions
 from harness.model.case import Case, Variant
 from harness.model.requirement import CLAIM, Requirement
 
 _LABEL = 13
 _SOURCES = {"SEED": "the seed page", "DOCS": "other public documentation", "SDK": "public SDKs", "RFC": "an RFC"}
-_LISTS = ("features", "settings", "editions", "chapters", "rulings", "seed")
+_LISTS = ("features", "settings", "editions", "chapters", "rulings", "rules", "drafts", "seed")
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -117,7 +117,7 @@ def _requirement(row: Requirement, ledger: Ledger, cases: list[Case]) -> Iterato
     yield from _field("applies to", ", ".join(row.applies_to))
     yield from _fields("seed", (f"{number}: {ledger.seed[number].gloss}" for number in row.seed))
     yield from _field("observable", row.observable)
-    yield from _fields("allowed", (f"{item}{'  [info]' if is_recorded(item) else ''}" for item in row.allowed))
+    yield from _fields("allowed", row.allowed)
     yield from _field("disputed", row.disputed)
     yield from _field("notes", row.notes)
     yield from _field("whole file", ledger.source_of(row.id).notes)
@@ -187,8 +187,30 @@ def _listing(name: str, ledger: Ledger) -> Iterator[str]:
         yield from (f"{chapter:22} {len(rows):5} rows" for chapter, rows in ledger.chapters().items())
     elif name == "rulings":
         yield from (f"{item.id:12} {item.conflict}" for item in ledger.rulings.values())
+    elif name == "rules":
+        for rule in ledger.rules:
+            yield from _field(rule.id, f"{rule.title}. {rule.text}")
+    elif name == "drafts":
+        for draft in ledger.drafts:
+            yield from _field(", ".join(f"{number:02}" for number in draft.drafts), _draft(draft))
     else:
         yield from (f"seed:{number:<3} {sentence.gloss}" for number, sentence in ledger.seed.items())
+
+
+def _draft(draft: Draft) -> str:
+    return "; ".join(
+        (
+            f":protocol {draft.protocol}",
+            f"setting {draft.setting}",
+            f"ENABLE_CONNECT_PROTOCOL {'needed' if draft.connect_protocol else 'not needed'}",
+            f"application error codes of {draft.error_bits} bits",
+            f"RESET_STREAM_AT {'yes' if draft.reset_stream_at else 'no'}",
+            f"session flow control {draft.flow_control}",
+            f"subprotocol {draft.subprotocol}",
+            f"an intermediary resets with the code: {draft.intermediary}",
+            f"H3_MESSAGE_ERROR for a bad close message: {'yes' if draft.message_error else 'no'}",
+        )
+    )
 
 
 def _promise(promise: Promise) -> str:
