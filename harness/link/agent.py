@@ -7,7 +7,9 @@ ends our direction while reading goes on (`send_end`), a FIN without one is a tr
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import re
 import ssl
 from collections import deque
 from collections.abc import Sequence
@@ -25,34 +27,35 @@ LINGER_SECONDS = 1.0
 """How long a closed link waits in the background for the other side's end, so that nothing under way is cut by RST."""
 
 ALERTS = {
-    "CLOSE_NOTIFY": 0,
-    "UNEXPECTED_MESSAGE": 10,
-    "BAD_RECORD_MAC": 20,
-    "RECORD_OVERFLOW": 22,
-    "HANDSHAKE_FAILURE": 40,
-    "BAD_CERTIFICATE": 42,
-    "UNSUPPORTED_CERTIFICATE": 43,
-    "CERTIFICATE_REVOKED": 44,
-    "CERTIFICATE_EXPIRED": 45,
-    "CERTIFICATE_UNKNOWN": 46,
-    "ILLEGAL_PARAMETER": 47,
-    "UNKNOWN_CA": 48,
-    "ACCESS_DENIED": 49,
-    "DECODE_ERROR": 50,
-    "DECRYPT_ERROR": 51,
-    "PROTOCOL_VERSION": 70,
-    "INSUFFICIENT_SECURITY": 71,
-    "INTERNAL_ERROR": 80,
-    "INAPPROPRIATE_FALLBACK": 86,
-    "USER_CANCELLED": 90,
-    "MISSING_EXTENSION": 109,
-    "UNSUPPORTED_EXTENSION": 110,
-    "UNRECOGNIZED_NAME": 112,
-    "UNKNOWN_PSK_IDENTITY": 115,
-    "CERTIFICATE_REQUIRED": 116,
-    "NO_APPLICATION_PROTOCOL": 120,
+    "close notify": 0,
+    "unexpected message": 10,
+    "bad record mac": 20,
+    "record overflow": 22,
+    "handshake failure": 40,
+    "bad certificate": 42,
+    "unsupported certificate": 43,
+    "certificate revoked": 44,
+    "certificate expired": 45,
+    "certificate unknown": 46,
+    "illegal parameter": 47,
+    "unknown ca": 48,
+    "access denied": 49,
+    "decode error": 50,
+    "decrypt error": 51,
+    "protocol version": 70,
+    "insufficient security": 71,
+    "internal error": 80,
+    "inappropriate fallback": 86,
+    "user cancelled": 90,
+    "missing extension": 109,
+    "unsupported extension": 110,
+    "unrecognized name": 112,
+    "unknown psk identity": 115,
+    "certificate required": 116,
+    "no application protocol": 120,
 }
 """TLS alert numbers by OpenSSL's name for them (RFC 8446 section 6)."""
+_ALERT_TEXT = re.compile(r"\b(?:sslv3|tlsv1|tlsv13)(?: alert)? ([a-z ]+?) \(")
 
 
 class HandshakeFailed(LinkReset):
@@ -145,8 +148,10 @@ class _Tcp(TcpLink):
             self._transport.resume_reading()
         if self._ended:
             self._transport.close()
-        elif self._transport.can_write_eof():
-            self._transport.write_eof()
+        else:
+            # A connection that was reset a moment ago cannot be ended any more.
+            with contextlib.suppress(OSError):
+                self._transport.write_eof()
         self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._transport.abort)
 
     async def wait_closed(self) -> None:
@@ -355,15 +360,16 @@ class AgentLink(Link):
 
 
 def _alert(error: ssl.SSLError) -> int | None:
-    """The number of the alert that OpenSSL reports as received (`TLSV1_ALERT_..`, `TLSV13_ALERT_..`)."""
-    before, found, name = (error.reason or "").partition("_ALERT_")
-    return ALERTS.get(name) if found and before.startswith(("TLSV1", "SSLV3")) else None
+    """The number of the alert that was received. Only OpenSSL's text tells, and Python's `reason` is not always set."""
+    match = _ALERT_TEXT.search(str(error))
+    return ALERTS.get(match[1]) if match else None
 
 
 def _reason(error: ssl.SSLError) -> str:
-    alert = _alert(error)
-    name = (error.reason or str(error)).lower().replace("_", " ")
-    return f"TLS alert {alert} ({name.partition('alert ')[2]})" if alert is not None else f"TLS error: {name}"
+    match = _ALERT_TEXT.search(str(error))
+    if match and match[1] in ALERTS:
+        return f"TLS alert {ALERTS[match[1]]} ({match[1]})"
+    return f"TLS error: {(error.reason or str(error)).lower().replace('_', ' ')}"
 
 
 async def connect_agent(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 from collections import deque
@@ -108,7 +109,9 @@ class TcpLink(Link, asyncio.Protocol):
     async def send_end(self) -> None:
         """Send FIN after what is queued."""
         if not self._gone and self._transport.can_write_eof():
-            self._transport.write_eof()
+            # A connection that was reset a moment ago has no direction to end; the reader is told of the reset.
+            with contextlib.suppress(OSError):
+                self._transport.write_eof()
 
     async def close(self) -> None:
         """Close the socket and wait until it is gone."""

@@ -120,12 +120,15 @@ def _unknown(body: bytes) -> bytes:
 
 
 def _padding(size: int) -> bytes:
-    """An unknown field of exactly `size` octets."""
-    for body in range(max(0, size - 8), size + 1):
+    """Unknown fields of exactly `size` octets: one, or two where the length of the length leaves a gap."""
+    empty = _unknown(b"")
+    if size < len(empty):
+        raise ValueError(f"no field is {size} octets long")
+    for body in range(max(0, size - 8), size):
         field = _unknown(bytes(body))
         if len(field) == size:
             return field
-    raise ValueError(f"no field is {size} octets long")
+    return empty + _padding(size - len(empty))
 
 
 # messages of an agent or dialer
