@@ -125,29 +125,26 @@ class Engine:
 
         Agents are told last: what they carry goes on until the sessions are over.
         """
-        grace = self.settings.drain_ms / 1000 if grace is None else grace
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + (self.settings.drain_ms / 1000 if grace is None else grace)
         self.draining.set()
-        self.http.drain()
-        self.api.drain()
         if self.redirect is not None:
             await self.redirect.stop()
-        listener = asyncio.create_task(self.public.stop(grace + self.settings.close_timeout_ms / 1000))
-        await self._sessions_end(grace)
-        await self.agents.stop()
-        await self.public.stop(0)
-        await listener
+        listener = asyncio.create_task(self.public.stop(deadline - loop.time()))
+        self.http.drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                for tunnel in self.registry.tunnels():
+                    await tunnel.sessions.emptied()
         await self.http.close()
+        await self.agents.stop()
+        # Connections whose last octets are still on their way end by themselves, or at the deadline.
+        await listener
         for handle in self._leases.values():
             handle.cancel()
         self._leases.clear()
         self._drop_state()
         self.log.info("engine closed")
-
-    async def _sessions_end(self, grace: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(grace):
-                for tunnel in self.registry.tunnels():
-                    await tunnel.sessions.emptied()
 
     def lease(self, tunnel: Tunnel, hold_ms: float) -> None:
         """Hold the names of a tunnel whose control channel is lost, then forget it (EDGE-014)."""

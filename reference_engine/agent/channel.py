@@ -184,7 +184,7 @@ class Channel:
 
     def _new_tunnel(self, wanted: TunnelProperties) -> Tunnel | Refusal:
         engine, rules = self._engine, self._engine.parts.tunnel
-        refusal = rules.validate(wanted)
+        refusal = rules.validate(wanted) or rules.suites_are_known(engine.parts.tls.unknown_suites(wanted.tls_ciphers))
         if refusal is not None:
             return refusal
         properties = rules.effective(wanted)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reference_engine.tunnel import hostnames
@@ -180,6 +181,12 @@ class TunnelRules:
             upstream_tls=upstream_tls,
             tls_mode=tls_mode,
         )
+
+    def suites_are_known(self, unknown: Sequence[str]) -> Refusal | None:
+        """VAL-001: a suite that the edge does not have would be ignored in silence."""
+        if not unknown:
+            return None
+        return Refusal(INVALID_REQUEST, "tls_ciphers", f"tls_ciphers: the edge does not have {unknown[0]!r}")
 
     # -- names -----------------------------------------------------------------------------------------------------
 
