@@ -6,6 +6,7 @@ import functools
 import ipaddress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -17,6 +18,9 @@ from harness.wire.tls.crypto import Identity, PrivateKey
 
 DAY = timedelta(days=1)
 ROOT = "Edgecase test CA"
+EDGE_ROOT = "Edgecase edge CA"
+UPSTREAM_ROOT = "Edgecase upstream CA"
+UPSTREAM_NAMES = ("upstream.test", "*.upstream.test", "localhost", "127.0.0.1")
 SERVER = "server"
 CLIENT = "client"
 _USAGES = {SERVER: ExtendedKeyUsageOID.SERVER_AUTH, CLIENT: ExtendedKeyUsageOID.CLIENT_AUTH}
@@ -56,12 +60,32 @@ def _usage(*, ca: bool) -> x509.KeyUsage:
 
 
 @dataclass(frozen=True)
+class Leaf(Identity):
+    """A chain with its key, and the root that it leads to (itself, when self-signed)."""
+
+    root: x509.Certificate | None = None
+
+    def write(self, folder: Path) -> dict[str, Path]:
+        """Put PEM files into `folder`: `chain`, `key`, `ca`, and `combined` (chain and key in one file)."""
+        chain, key = chain_pem(self), key_pem(self)
+        ca = self.root.public_bytes(Encoding.PEM) if self.root else chain
+        contents = {"chain": chain, "key": key, "ca": ca, "combined": chain + key}
+        paths = {}
+        for name, content in contents.items():
+            paths[name] = folder / f"{name}.pem"
+            paths[name].touch(mode=0o600)
+            paths[name].write_bytes(content)
+        return paths
+
+
+@dataclass(frozen=True)
 class Authority:
-    """A certificate authority: `certificate`, `key`, and the certificates `above` it that a server sends along."""
+    """A certificate authority. `above` are those between it and `top`, the root; `top` is None for a root."""
 
     certificate: x509.Certificate
     key: PrivateKey
     above: tuple[x509.Certificate, ...] = ()
+    top: x509.Certificate | None = None
 
     @property
     def pem(self) -> bytes:
@@ -75,7 +99,7 @@ class Authority:
         usage: str | None = SERVER,
         not_before: datetime | None = None,
         not_after: datetime | None = None,
-    ) -> Identity:
+    ) -> Leaf:
         """A leaf for `names` (host names, wildcards, addresses). `usage`: `server`, `client`, or None for no EKU."""
         key = new_key(kind)
         now = datetime.now(UTC)
@@ -95,10 +119,10 @@ class Authority:
         if usage is not None:
             builder = builder.add_extension(x509.ExtendedKeyUsage([_USAGES[usage]]), critical=False)
         certificate = builder.sign(self.key, hashes.SHA256())
-        chain = (certificate, self.certificate, *self.above) if self.above else (certificate,)
-        return Identity(chain, key)
+        chain = (certificate, *self._sent)
+        return Leaf(chain, key, root=self.root)
 
-    def expired(self, *names: str) -> Identity:
+    def expired(self, *names: str) -> Leaf:
         """A leaf that ended yesterday."""
         now = datetime.now(UTC)
         return self.issue(*names, not_before=now - 30 * DAY, not_after=now - DAY)
@@ -106,7 +130,17 @@ class Authority:
     def intermediate(self, name: str = "Edgecase test intermediate") -> Authority:
         """An authority below this one; its leaves bring it along in their chain."""
         made = _authority(name, self)
-        return Authority(made.certificate, made.key, self.above)
+        # The root itself is not sent along; what stands between it and a leaf is.
+        return Authority(made.certificate, made.key, (*self._sent,), self.root)
+
+    @property
+    def root(self) -> x509.Certificate:
+        """The certificate to trust."""
+        return self.top or self.certificate
+
+    @property
+    def _sent(self) -> tuple[x509.Certificate, ...]:
+        return (self.certificate, *self.above) if self.top else ()
 
 
 def _authority_key(key: PrivateKey) -> x509.AuthorityKeyIdentifier:
@@ -142,29 +176,39 @@ def authority(name: str = ROOT) -> Authority:
 
 
 @functools.cache
-def _cached_identity(names: tuple[str, ...], ca: str, kind: str, usage: str | None, expired: bool) -> Identity:
+def _cached_identity(names: tuple[str, ...], ca: str, kind: str, usage: str | None, expired: bool) -> Leaf:
     if expired:
         return authority(ca).expired(*names)
     return authority(ca).issue(*names, kind=kind, usage=usage)
 
 
-def identity(*names: str, ca: str = ROOT, kind: str = "ecdsa", usage: str | None = SERVER) -> Identity:
+def identity(*names: str, ca: str = ROOT, kind: str = "ecdsa", usage: str | None = SERVER) -> Leaf:
     """A valid leaf for `names` below the root `ca`: the same one for the whole process."""
     return _cached_identity(names, ca, kind, usage, False)
 
 
-def expired_identity(*names: str, ca: str = ROOT) -> Identity:
+def expired_identity(*names: str, ca: str = ROOT) -> Leaf:
     """A leaf that ended yesterday: the same one for the whole process."""
     return _cached_identity(names, ca, "ecdsa", SERVER, True)
 
 
-def self_signed(*names: str, kind: str = "ecdsa") -> Identity:
+def edge_identity(domain: str, *, kind: str = "ecdsa") -> Leaf:
+    """What an engine under test shows at its edge: `domain`, `*.domain` and `*.t.domain`, below a root of its own."""
+    return identity(domain, f"*.{domain}", f"*.t.{domain}", ca=EDGE_ROOT, kind=kind)
+
+
+def upstream_identity(*names: str, kind: str = "ecdsa") -> Leaf:
+    """What a TLS upstream shows, below a root that is not the edge's; `names` default to `UPSTREAM_NAMES`."""
+    return identity(*(names or UPSTREAM_NAMES), ca=UPSTREAM_ROOT, kind=kind)
+
+
+def self_signed(*names: str, kind: str = "ecdsa") -> Leaf:
     """A leaf that signs itself and that nobody trusts: the same one for the whole process."""
     return _cached_self_signed(names, kind)
 
 
 @functools.cache
-def _cached_self_signed(names: tuple[str, ...], kind: str) -> Identity:
+def _cached_self_signed(names: tuple[str, ...], kind: str) -> Leaf:
     key = new_key(kind)
     now = datetime.now(UTC)
     subject = _name(names[0] if names else "")
@@ -180,7 +224,7 @@ def _cached_self_signed(names: tuple[str, ...], kind: str) -> Identity:
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
-    return Identity((certificate,), key)
+    return Leaf((certificate,), key, root=certificate)
 
 
 def chain_pem(identity: Identity) -> bytes:

@@ -78,7 +78,7 @@ class ServerBase(Endpoint):
         chosen: str | None = None
         if options.select_alpn is not None:
             chosen = octets(options.select_alpn).decode("latin-1")
-        elif options.alpn is not None and hello.alpn is not None:
+        elif options.alpn and hello.alpn is not None:
             if callable(options.alpn):
                 chosen = options.alpn(hello)
             else:

@@ -109,3 +109,6 @@ class TlsClient(Client13, Client12):
 
     def _signals_renegotiation(self) -> bool:
         return RENEGOTIATION_SCSV in self.hello.cipher_suites
+
+
+__all__ = ["ClientOptions", "TlsClient"]

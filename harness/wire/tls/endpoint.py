@@ -35,6 +35,7 @@ from harness.wire.tls.numbers import (
     AlertDescription,
     ContentType,
     Suite,
+    alert_name,
     content_name,
 )
 from harness.wire.tls.options import TlsOptions
@@ -43,6 +44,7 @@ from harness.wire.tls.schedule import derive_secret, digest, expand_label, next_
 
 RECORD_LOG = 4096
 """Records that `records` keeps, the latest ones."""
+SAID_LOG = 256
 MAX_KEY_UPDATES = 1024
 Handler = Callable[[Message, bytes], None]
 
@@ -56,6 +58,21 @@ class RecordSeen:
     version: int
     wire_length: int
     length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One step of ours other than application data: its name, what is special about it, the message if any."""
+
+    what: str
+    detail: str = ""
+    message: Message | None = None
+
+
+def alert_text(level: int, description: int) -> str:
+    """`fatal 40 handshake_failure`."""
+    named = {WARNING: "warning", FATAL: "fatal"}.get(level, f"level {level}")
+    return f"{named} {description} {alert_name(description)}"
 
 
 class Endpoint:
@@ -97,6 +114,7 @@ class Endpoint:
         self._out = bytearray()
         self._flight = bytearray()
         self._events: list[Event] = []
+        self._said: deque[Said] = deque(maxlen=SAID_LOG)
         self._fragment = bytearray()
         self._transcript = bytearray()
         self._expected: dict[int, Handler] = {}
@@ -378,7 +396,9 @@ class Endpoint:
 
     def send_handshake(self, message: bytes | Message) -> bytes:
         """One handshake message at any time, whole or broken, outside the transcript."""
-        self._queue(message.encode() if isinstance(message, Message) else message)
+        raw = message.encode() if isinstance(message, Message) else message
+        self.note("handshake message of the script", f"{len(raw)} octets")
+        self._queue(raw)
         return self.outgoing()
 
     def exporter(self, label: str, context: bytes, length: int) -> bytes:
@@ -392,7 +412,7 @@ class Endpoint:
 
     def _key_update(self, request: int) -> None:
         assert self.suite is not None
-        self._say_raw("key_update", KeyUpdate(request).encode(), transcript=False)
+        self._say("key_update", KeyUpdate(request), transcript=False)
         self._flush()
         self._write_secret = next_traffic_secret(self.suite.hash, self._write_secret)
         self._writer.change_keys(Aead13(self.suite, self._write_secret))
@@ -400,16 +420,25 @@ class Endpoint:
     def _say(self, step: str, message: Message, *, transcript: bool = True) -> Message:
         change = self.options.modify.get(step)
         said: Message = change(message) if change else message
-        self._say_raw(step, said.encode(), transcript=transcript)
-        return said
-
-    def _say_raw(self, step: str, raw: bytes, *, transcript: bool = True) -> None:
-        raw = self._tampered(step, raw)
+        legal = said.encode()
+        raw = self._tampered(step, legal)
         self._insert(step)
         if transcript:
             self._transcript += raw
         if raw:
             self._queue(raw)
+        self.note(said.name, "" if raw == legal else "tampered" if raw else "skipped", said)
+        return said
+
+    def note(self, what: str, detail: str = "", message: Message | None = None) -> None:
+        """Remember a step of ours for `take_said`."""
+        self._said.append(Said(what, detail, message))
+
+    def take_said(self) -> list[Said]:
+        """The steps of ours since the last call, at most `SAID_LOG`."""
+        said = list(self._said)
+        self._said.clear()
+        return said
 
     def _tampered(self, step: str, raw: bytes) -> bytes:
         options = self.options
@@ -432,6 +461,7 @@ class Endpoint:
         payload = self._tampered("change_cipher_spec", b"\x01")
         self._insert("change_cipher_spec")
         self._flush()
+        self.note("change_cipher_spec", "" if payload == b"\x01" else "tampered" if payload else "skipped")
         if payload:
             self._out += self._writer.build(ContentType.CHANGE_CIPHER_SPEC, payload, encrypted=False)
 
@@ -455,6 +485,10 @@ class Endpoint:
 
     def _say_alert(self, level: int, description: int) -> None:
         self._flush()
+        if description == AlertDescription.CLOSE_NOTIFY:
+            self.note("close_notify")
+        else:
+            self.note("alert", alert_text(level, description))
         self._put(ContentType.ALERT, bytes((level, description)))
         if level == FATAL or description == AlertDescription.CLOSE_NOTIFY:
             self.write_closed = True

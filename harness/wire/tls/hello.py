@@ -120,7 +120,7 @@ class ClientBase(Endpoint):
             found.append(ext.server_name([options.server_name]))
         found.append(ext.supported_groups(options.groups))
         found.append(ext.signature_algorithms(options.signature_schemes))
-        if options.alpn is not None:
+        if options.alpn:
             found.append(ext.alpn(options.alpn))
         return found
 

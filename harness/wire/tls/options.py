@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cryptography import x509
 
 from harness.wire.tls.codec import TlsUsageError
-from harness.wire.tls.crypto import GROUPS, SCHEMES, Identity, Randomness
+from harness.wire.tls.crypto import GROUPS, SCHEMES, Identity, PrivateKey, Randomness
 from harness.wire.tls.events import Session
 from harness.wire.tls.extensions import Extension, Name
 from harness.wire.tls.messages import ClientHello
@@ -52,13 +52,13 @@ class TlsOptions:
 
     - `versions`: offered or accepted, most wanted first; `suites` and `groups` likewise, by number.
     - `trust`: roots to verify the other side's chain against; None verifies nothing. `now` is the moment of that.
-    - `identity`: our chain and key. `record_size`: largest plaintext of a record that we send; `coalesce` puts several
-      handshake messages into one record.
+    - `identity`: our chain and key, or both by `chain` and `key`.
+    - `record_size`: largest plaintext of a record that we send; `coalesce` puts several handshake messages into one.
     - `modify[step]` gets the message and returns another; `tamper[step]` gets the encoded message and returns other
       octets, None skips the step; `insert[step]` gives octets that go on the wire right before the step (made with
       `build_record`). Steps: `STEPS`. The handshake goes on over what was really sent.
-    - `glue_after_finished`: application data right behind our Finished, in the same flight (TLS 1.2 full handshakes:
-      before the other side's Finished).
+    - `glue_after_finished`: application data right behind our Finished, in the same flight (TLS 1.2 full handshakes of
+      a client: before the other side's Finished).
     - `answer_close_notify`, `answer_key_update`, `answer_violations`: the answers that the RFC asks for.
     - `random` and `clock` (seconds) make a run repeatable.
     """
@@ -70,6 +70,8 @@ class TlsOptions:
     trust: Sequence[x509.Certificate] | None = None
     now: datetime | None = None
     identity: Identity | None = None
+    chain: Sequence[x509.Certificate] = ()
+    key: PrivateKey | None = None
     extended_master_secret: bool = True
     record_size: int = MAX_PLAINTEXT
     coalesce: bool = False
@@ -87,6 +89,10 @@ class TlsOptions:
     clock: Callable[[], float] = time.time
 
     def __post_init__(self) -> None:
+        if self.chain:
+            if self.key is None or self.identity is not None:
+                raise TlsUsageError("chain: given without key, or beside identity; allowed: chain and key, or identity")
+            object.__setattr__(self, "identity", Identity(tuple(self.chain), self.key))
         for key in ("modify", "tamper", "insert"):
             for step in getattr(self, key):
                 if step not in STEPS:
@@ -99,8 +105,8 @@ class TlsOptions:
 class ClientOptions(TlsOptions):
     """A client.
 
-    - `server_name`: sent as SNI unless it is an address, and what the certificate must cover unless `verify_name`
-      is given.
+    - `server_name`: sent as SNI unless it is an address, and what the certificate must cover (or `verify_name`).
+    - `alpn`: offered protocols; none means no extension.
     - `key_shares`: groups that get a share, by default the first of `groups`; empty forces a HelloRetryRequest.
     - `legacy_version` and `record_version`: of the ClientHello and of its record. `session_id`: None chooses.
     - `renegotiation`: `extension`, `scsv`, or None. `session` resumes; `early_data` goes out with it.
@@ -109,7 +115,7 @@ class ClientOptions(TlsOptions):
 
     server_name: str | None = None
     verify_name: str | None = None
-    alpn: Sequence[Name] | None = None
+    alpn: Sequence[Name] = ()
     key_shares: tuple[int, ...] | None = None
     legacy_version: int | None = None
     record_version: int = 0x0301
@@ -143,7 +149,7 @@ class TicketStore:
 class ServerOptions(TlsOptions):
     """A server; `identity` is required, `identities` adds chains by server name.
 
-    - `alpn`: protocols by preference, or a function of the ClientHello that names one (or None), whatever was offered.
+    - `alpn`: protocols by preference, or a function of the ClientHello that names one (or None); empty selects none.
       No common protocol is answered with alert 120; with `alpn_may_miss` the handshake goes on without one.
     - `select_alpn`: this one is selected, offered or not, extension or not.
     - `request_client_certificate`; `require_client_certificate` refuses a client without one.
@@ -154,7 +160,7 @@ class ServerOptions(TlsOptions):
     """
 
     identities: Mapping[str, Identity] = field(default_factory=dict)
-    alpn: Sequence[str] | AlpnChoice | None = None
+    alpn: Sequence[str] | AlpnChoice = ()
     alpn_may_miss: bool = False
     select_alpn: Name | None = None
     request_client_certificate: bool = False

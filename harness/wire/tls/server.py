@@ -84,3 +84,6 @@ class TlsServer(Server13, Server12):
         if chosen == TLS13 and message.compression_methods != b"\0":
             raise Violation("compression methods in a TLS 1.3 ClientHello", "RFC 8446 section 4.1.2", _ILLEGAL)
         return chosen
+
+
+__all__ = ["ServerOptions", "TlsServer"]
