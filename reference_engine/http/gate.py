@@ -141,12 +141,16 @@ class Gate:
         rest = self._rest
         at = 0
         out: list[bytes] = []
-        while self._chunk != "done":
-            step = {"line": self._line, "data": self._data, "end": self._end, "trailers": self._trailers}[self._chunk]
-            taken = step(rest, at, out)
-            if taken == 0:
-                break
-            at += taken
+        try:
+            while self._chunk != "done":
+                taken = getattr(self, "_" + self._chunk)(rest, at, out)
+                if taken == 0:
+                    break
+                at += taken
+        except ProtocolFault:
+            # What is in order goes on first, as it would have if it had come alone; the fault is found again.
+            if not out:
+                raise
         self._rest = rest[at:]
         return b"".join(out)
 

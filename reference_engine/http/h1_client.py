@@ -31,6 +31,7 @@ class H1ClientCodec:
         self.over = False
         """Whether nothing more comes of the response at hand."""
         self._interim = 0
+        self._fed = False
         self.heard = False
         """Whether any octet came since the request at hand was begun."""
 
@@ -83,6 +84,7 @@ class H1ClientCodec:
         head = ResponseHead(event.status_code, event.headers.raw_items(), event.reason, codings)
         self._gate.begin(self._rules.response_framing(self._method, head.status, head.fields))
         self.answered = True
+        self._fed = False
         return head
 
     def _framed(self, raw: bytes) -> tuple[bytes, bytes]:
@@ -107,12 +109,17 @@ class H1ClientCodec:
         return b"\r\n".join(kept) + b"\r\n\r\n"
 
     def _next_content(self) -> Event | None:
-        vetted = self._gate.content()
-        if vetted:
-            self._h11.receive_data(vetted)
-        elif self._eof:
-            self._h11.receive_data(b"")
+        if not self._fed:
+            vetted = self._gate.content()
+            if vetted:
+                self._h11.receive_data(vetted)
+                self._fed = True
+            elif self._eof:
+                self._h11.receive_data(b"")
         event = self._h11.next_event()
+        if event is h11.NEED_DATA and self._fed:
+            self._fed = False
+            return self._next_content()
         if isinstance(event, h11.Data):
             return Data(event.data)
         if isinstance(event, h11.EndOfMessage):

@@ -32,6 +32,7 @@ class H1ServerCodec:
         self.until_close = False
         """Whether only the end of the connection delimits the response at hand."""
         self._chunked = False
+        self._fed = False
 
     def receive(self, data: bytes) -> None:
         """Take octets from the client."""
@@ -79,6 +80,7 @@ class H1ServerCodec:
         head = RequestHead(event.method, event.target, event.headers.raw_items(), version)
         self.framing = self._rules.request_framing(head.fields)
         self._gate.begin(self.framing)
+        self._fed = False
         self.request = head
         # A request without content is complete with its head, and h11 has to know.
         self.complete = self.framing.kind == "none" and isinstance(self._h11.next_event(), h11.EndOfMessage)
@@ -87,10 +89,15 @@ class H1ServerCodec:
     def _next_content(self) -> Event | None:
         if self.complete:
             return None
-        vetted = self._gate.content()
-        if vetted:
-            self._h11.receive_data(vetted)
+        if not self._fed:
+            vetted = self._gate.content()
+            if vetted:
+                self._h11.receive_data(vetted)
+                self._fed = True
         event = self._h11.next_event()
+        if event is h11.NEED_DATA and self._fed:
+            self._fed = False
+            return self._next_content()
         if isinstance(event, h11.Data):
             return Data(event.data)
         if isinstance(event, h11.EndOfMessage):
