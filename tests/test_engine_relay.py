@@ -171,13 +171,13 @@ def test_tcp_unread_comes_first() -> None:
 
 def test_tcp_abort_is_a_reset_and_close_is_not() -> None:
     def ending(port: int) -> str:
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
-            try:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
                 while sock.recv(1000):
                     pass
-            except ConnectionResetError:
-                return "rst"
-            return "fin"
+        except ConnectionResetError:
+            return "rst"
+        return "fin"
 
     async def play(handler: Handler) -> str:
         async with upstream(handler) as address:

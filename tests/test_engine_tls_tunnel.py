@@ -477,7 +477,7 @@ def test_an_upstream_that_does_not_answer_the_hello(tmp_path: Path) -> None:
         await everything(stream)
 
     async def play() -> None:
-        settings = {"handshake_timeout_ms": 200}
+        settings = {"handshake_timeout_ms": 1000}
         async with upstream(silent) as address, edge_for(tmp_path, settings=settings, upstream_tls=True) as edge:
             edge.connector.upstream = address
             assert await edge.script(outcome) == (b"", "close_notify")
