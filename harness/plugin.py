@@ -281,6 +281,18 @@ def explain(result: CaseResult) -> str:
     return "\n".join(lines[:12])
 
 
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    """Progress shows the verdict's own letter and word (pytest's hook)."""
+    if report.when != "call":
+        return None
+    for name, value in report.user_properties:
+        if name == PROPERTY:
+            row = VERDICTS[Verdict(json.loads(str(value))["verdict"])]
+            category = "xfailed" if hasattr(report, "wasxfail") else report.outcome
+            return category, row.letter, row.verdict.upper()
+    return None
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Stop the engines of this process; a worker hands its last results to the controller (pytest's hook)."""
