@@ -394,9 +394,10 @@ async def connect_agent(
     try:
         await link.handshake(first)
     except HandshakeFailed:
-        tcp.let_go()
+        await tcp.close()
         raise
     except LinkReset as error:
+        await tcp.close()
         raise HandshakeFailed(f"{error.reason} in the TLS handshake") from error
     except BaseException:
         tcp.abort()
