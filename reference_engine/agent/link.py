@@ -60,6 +60,10 @@ class AgentLink:
         """Tell every agent that the engine goes away, and end all channels."""
         await asyncio.gather(*(channel.shut_down() for channel in tuple(self._channels.values())))
 
+    def channels(self) -> tuple[Channel, ...]:
+        """The open control channels."""
+        return tuple(self._channels.values())
+
     async def revoke(self, tunnel: Tunnel) -> None:
         """Close a tunnel from the engine's side."""
         channel = self._channels.get(tunnel.client_id)
