@@ -128,6 +128,7 @@ class Engine:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (self.settings.drain_ms / 1000 if grace is None else grace)
         self.draining.set()
+        self.log.info("engine closing")
         if self.redirect is not None:
             await self.redirect.stop()
         listener = asyncio.create_task(self.public.stop(deadline - loop.time()))
