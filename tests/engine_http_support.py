@@ -160,12 +160,16 @@ class Peer:
         found, self.buffer = self.buffer, b""
         return found
 
-    async def response(self) -> tuple[int, dict[str, str], bytes]:
+    async def response(self, *, to_head: bool = False) -> tuple[int, dict[str, str], bytes]:
         """A response with Content-Length or without content: status, fields in lower case, content."""
         head = await self.head()
         status = int(head[9:12])
         fields = parse_fields(head)
-        body = b"" if status in (204, 304) or status < 200 else await self.exactly(int(fields.get("content-length", 0)))
+        body = (
+            b""
+            if to_head or status in (204, 304) or status < 200
+            else await self.exactly(int(fields.get("content-length", 0)))
+        )
         return status, fields, body
 
 

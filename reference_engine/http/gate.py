@@ -208,7 +208,7 @@ class Gate:
         check(self._rules.line_ends(section[: self._limits.trailer_bytes]))
         check(self._rules.trailer_size(section, self._limits))
         if len(section) > 2:
-            self._whole_head(b"\r\n" + section)
+            section = self._rules.trailer_section(self._whole_head(b"\r\n" + section)[2:])
         out.append(section)
         self._chunk = "done"
         return end - at

@@ -8,8 +8,9 @@ from reference_engine.http.errors import ProtocolFault, fault_of
 from reference_engine.http.events import Data, End, Event, InformationalHead, RequestHead, Reset, ResponseHead
 from reference_engine.http.gate import Gate, check
 from reference_engine.http.rules import HttpRules
-from reference_engine.http.syntax import Limits
+from reference_engine.http.syntax import Limits, cut
 
+TRANSFER_ENCODING = frozenset({b"transfer-encoding"})
 INTERIM_LIMIT = 100
 """Interim responses before one final response."""
 
@@ -95,18 +96,12 @@ class H1ClientCodec:
         version, status = raw[5:8], int(raw[9:12])
         _, lengths, codings = self._gate.framing_fields(raw)
         if self._rules.response_framing(self._method, status, []).kind == "none":
-            return (self._cut(raw, b"transfer-encoding") if codings else raw), b""
+            return (cut(raw, TRANSFER_ENCODING) if codings else raw), b""
         check(self._rules.content_length(lengths))
         if self._rules.until_close(codings, version=version, has_length=bool(lengths)):
-            return self._cut(raw, b"transfer-encoding"), b", ".join(codings)
+            return cut(raw, TRANSFER_ENCODING), b", ".join(codings)
         check(self._rules.transfer_encoding(codings, version=version, has_length=bool(lengths)))
         return raw, b""
-
-    def _cut(self, raw: bytes, name: bytes) -> bytes:
-        """The head without the lines of one field."""
-        lines = raw[:-4].split(b"\r\n")
-        kept = [line for line in lines if line.partition(b":")[0].rstrip(b" \t").lower() != name]
-        return b"\r\n".join(kept) + b"\r\n\r\n"
 
     def _next_content(self) -> Event | None:
         if not self._fed:

@@ -52,6 +52,12 @@ class Framing:
 NO_CONTENT = Framing("none")
 
 
+def cut(section: bytes, names: frozenset[bytes]) -> bytes:
+    """A head or a trailer section, its empty line included, without the lines of some fields (lower case)."""
+    kept = [line for line in section[:-2].split(b"\r\n") if line.partition(b":")[0].rstrip(b" \t").lower() not in names]
+    return b"\r\n".join(kept) + b"\r\n"
+
+
 class SyntaxRules:
     """Grammar and framing of one message head, of a chunk line, of a trailer section."""
 
@@ -172,6 +178,10 @@ class SyntaxRules:
         if len(section) > limits.trailer_bytes or section.count(b"\n") - 1 > limits.header_count:
             return Fault(431, "the trailer section is too large")
         return None
+
+    def trailer_section(self, section: bytes) -> bytes:
+        """Framing fields mean nothing in a trailer section and go no further (RFC9110-6.5.1-1, -6.5.1-2)."""
+        return cut(section, frozenset({b"content-length", b"transfer-encoding"}))
 
     def request_framing(self, fields: Fields) -> Framing:
         """Where the content of a request ends, whatever its method (RFC9112-6-1, -6.3-3, -6.3-10)."""
