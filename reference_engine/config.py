@@ -210,7 +210,7 @@ def _grant(entry: Any, secret: str) -> tuple[str, str, tuple[str, ...]]:
         raise ValueError
     value, project = entry.get(secret), entry.get("project", "")
     permissions = entry.get("permissions", list(PERMISSIONS))
-    if not isinstance(value, str) or not value or (project != "" and not LABEL.fullmatch(str(project))):
+    if not isinstance(value, str) or not value.encode() or (project != "" and not LABEL.fullmatch(str(project))):
         raise ValueError
     if not isinstance(permissions, list) or not set(permissions) <= set(PERMISSIONS):
         raise ValueError

@@ -1,8 +1,9 @@
 """The factory that hands out every replaceable part of the engine.
 
 A rule, a relay or an endpoint is reached through `Parts` *at call time* (`self.parts.tls.select_alpn(...)`), never by
-`from rules import select_alpn`: a mutant replaces one attribute of one `Parts` before the engine starts, and a name that
-was imported earlier would escape it silently. Parts are plain objects whose methods are rules; a mutant is a subclass.
+`from rules import select_alpn`: a mutant replaces one attribute of one `Parts` before the engine starts, and a name
+that was imported earlier would escape it silently. Parts are plain objects whose methods are rules; a mutant is a
+subclass.
 """
 
 from __future__ import annotations

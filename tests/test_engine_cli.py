@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import select
 import signal
 import socket
@@ -12,6 +13,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from reference_engine.log import OneLine
 
 DEADLINE = 30
 ENGINE = [sys.executable, "-W", "error", "-m", "reference_engine"]
@@ -127,6 +130,13 @@ def test_a_certificate_that_does_not_parse_is_one_line(tmp_path: Path) -> None:
     file.write_text("no certificate")
     line = refused("serve", "--certificate-file", str(file), "--key-file", str(file))
     assert f"certificate_file: {file}" in line
+
+
+def test_a_log_record_stays_on_one_line() -> None:
+    def line(text: str) -> str:
+        return OneLine("%(message)s").format(logging.LogRecord("x", logging.INFO, "", 0, "got %s", (text,), None))
+
+    assert line("a\nb\r\x1b[2J\u2028c é") == "got a\\nb\\r\\x1b[2J\\u2028c é"
 
 
 def test_help_lists_every_key() -> None:

@@ -173,8 +173,9 @@ class Channel:
     def close_tunnel(self, tunnel: Tunnel) -> None:
         """The names first, then every session, then what is left of its streams."""
         self._engine.registry.remove(tunnel)
-        end_sessions(tunnel, "tunnel closed")
-        self._engine.connector.end_tunnel(tunnel)
+        if self._engine.parts.agent.ends_sessions("closed"):
+            end_sessions(tunnel, "tunnel closed")
+            self._engine.connector.end_tunnel(tunnel)
         self._engine.log.info("tunnel closed id=%s client=%s", tunnel.id, self._client.id)
 
     def stream_refused(self, stream_id: str, code: int, message: str) -> None:

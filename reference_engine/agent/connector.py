@@ -183,7 +183,9 @@ class Connector:
                 return
 
     async def _ask(self, tunnel: Tunnel, line: Line, source: Address | None) -> ByteStream:
-        if not (line.open and tunnel.open):
+        if not line.open:
+            raise UpstreamUnavailable("agent-gone", "the agent's control channel has ended")
+        if not tunnel.open:
             raise UpstreamUnavailable("closed", "the tunnel has been closed")
         rules = self._engine.parts.agent
         answer: asyncio.Future[DataStream] = asyncio.get_running_loop().create_future()

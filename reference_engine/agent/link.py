@@ -47,7 +47,9 @@ class AgentLink:
                 await self._proxy(stream, frames, message.proxy_req)
             elif message is not None and role == "dial":
                 await self._dial(stream, frames, message.stream_req)
-        except (StreamReset, FrameError):
+        except FrameError as problem:
+            self._engine.log.info("agent connection from %s: %s", stream.peer, problem)
+        except StreamReset:
             stream.abort("broken")
         except asyncio.CancelledError:
             stream.abort("shutdown")
