@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from harness.errors import EngineDeparted
+from harness.errors import EngineDeparted, PeerMismatch
 from harness.link.stream import End
 from harness.peer.http1 import Http1Client, Http1Upstream, Response, UpstreamRequest
 from harness.scene import Scene
@@ -59,6 +59,7 @@ class Probe:
         self.host = scene.endpoint(name).host
         self.requests: list[UpstreamRequest] = []
         self.bodies: list[bytes] = []
+        self.elsewhere: list[UpstreamRequest] = []
         self.got: Got = None
         self.later: list[Response] = []
         self.end: End | None = None
@@ -99,6 +100,15 @@ class Probe:
                 if request.complete:
                     await request.respond(200, [("X-Count", str(len(self.requests)))], self.nonce.encode())
 
+    async def answer_at(self, other: Http1Upstream) -> None:
+        """Answer every whole request with the nonce that arrives at another tunnel's upstream."""
+        with contextlib.suppress(EngineDeparted):
+            while True:
+                request = await other.request(self.nonce)
+                self.elsewhere.append(request)
+                await request.body_so_far()
+                await request.respond(200, body=f"{self.nonce} elsewhere".encode())
+
     async def outcome(self, *, may_wait: bool = False) -> str:
         """Wait for the client's first final response or the end, then for the barrier; its kind.
 
@@ -126,7 +136,9 @@ class Probe:
 
     @property
     def request(self) -> UpstreamRequest:
-        """The request at the upstream."""
+        """The request at the upstream. Raises `PeerMismatch` where none came."""
+        if not self.requests:
+            raise PeerMismatch("the request at the upstream", self.describe())
         return self.requests[0]
 
     async def rest(self) -> list[Response]:
@@ -147,6 +159,7 @@ class Probe:
         after = "".join(f", then {response.describe()}" for response in self.later)
         seen = [request.describe() for request in self.requests]
         seen += [stray.describe() for stray in self.upstream.unexpected]
+        seen += [f"{request.describe()} at the other tunnel's" for request in self.elsewhere]
         return f"{client}{after} at the client; {'; '.join(seen) or 'nothing'} at the upstream"
 
     # judging
@@ -201,17 +214,21 @@ class Probe:
 
 
 @asynccontextmanager
-async def probing(scene: Scene, name: str = "main") -> AsyncIterator[Probe]:
-    """A probe on a new client connection, answered in the background while the block runs."""
+async def probing(scene: Scene, name: str = "main", *, other: str | None = None) -> AsyncIterator[Probe]:
+    """A probe on a new client connection, answered in the background while the block runs, also at the tunnel
+    `other`."""
     upstream = scene.http_upstream(name)
     client = await scene.http_client(name)
     probe = Probe(scene, client, upstream, scene.nonce().hex(), name)
-    answering = asyncio.ensure_future(probe.answer())
+    answering = [asyncio.ensure_future(probe.answer())]
+    if other:
+        answering.append(asyncio.ensure_future(probe.answer_at(scene.http_upstream(other))))
     try:
         yield probe
     finally:
-        answering.cancel()
-        results = await asyncio.gather(answering, return_exceptions=True)
+        for task in answering:
+            task.cancel()
+        results = await asyncio.gather(*answering, return_exceptions=True)
         await client.close()
     for result in results:
         if isinstance(result, Exception):
@@ -260,8 +277,9 @@ class Answered:
 
     @property
     def response(self) -> Response:
-        """The response at the client; only where one came."""
-        assert isinstance(self.got, Response)
+        """The response at the client. Raises `PeerMismatch` where none came."""
+        if not isinstance(self.got, Response):
+            raise PeerMismatch("a response at the client", self.describe())
         return self.got
 
     def describe(self) -> str:
