@@ -5,7 +5,7 @@ from __future__ import annotations
 import h11
 
 from reference_engine.http.errors import ProtocolFault, fault_of
-from reference_engine.http.events import Data, End, Event, InformationalHead, RequestHead, Reset, ResponseHead
+from reference_engine.http.events import Data, End, Event, InformationalHead, RequestHead, Reset, ResponseHead, members
 from reference_engine.http.gate import Gate, check
 from reference_engine.http.rules import HttpRules
 from reference_engine.http.syntax import Limits, cut
@@ -31,6 +31,7 @@ class H1ClientCodec:
         """Whether the final head has been read."""
         self.over = False
         """Whether nothing more comes of the response at hand."""
+        self._last = False
         self._interim = 0
         self._fed = False
         self.heard = False
@@ -84,6 +85,8 @@ class H1ClientCodec:
             raise ProtocolFault(fault_of("upstream-malformed"))
         head = ResponseHead(event.status_code, event.headers.raw_items(), event.reason, codings)
         self._gate.begin(self._rules.response_framing(self._method, head.status, head.fields))
+        # "Connection: close" counts from here on, while h11 makes a state of it only at the end of the response.
+        self._last = event.http_version < b"1.1" or b"close" in members(head.fields, b"connection")
         self.answered = True
         self._fed = False
         return head
@@ -125,7 +128,7 @@ class H1ClientCodec:
     @property
     def closing(self) -> bool:
         """Whether the upstream has said, or shown, that this is its last response."""
-        return self._eof or self._h11.their_state in (h11.MUST_CLOSE, h11.CLOSED, h11.ERROR)
+        return self._eof or self._last
 
     @property
     def reusable(self) -> bool:
