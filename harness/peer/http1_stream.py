@@ -32,24 +32,25 @@ class ByteStream(Protocol):
 
 
 @runtime_checkable
-class _HasEnd(Protocol):
-    async def end(self) -> End: ...
-
-
-@runtime_checkable
 class _HasCloseNotify(Protocol):
     async def close_notify(self) -> None: ...
 
 
 async def receive(link: ByteStream) -> bytes | End:
-    """The next octets, or how the stream ended."""
+    """The next octets, or how the stream ended. Raises what a TLS peer raises for broken TLS, `PeerMismatch`."""
     try:
         data = await link.receive(RECEIVE_LIMIT)
     except LinkReset:
         return End(EndKind.RESET)
-    if data:
-        return data
-    return await link.end() if isinstance(link, _HasEnd) else End(EndKind.FIN)
+    return data or await _how_it_ended(link)
+
+
+async def _how_it_ended(link: ByteStream) -> End:
+    """A link may know its end (`end`), a TLS peer tells it when asked (`end()`), a TCP link means FIN."""
+    known = getattr(link, "end", None)
+    if isinstance(known, End):
+        return known
+    return await known() if callable(known) else End(EndKind.FIN)
 
 
 async def send_end(link: ByteStream) -> None:

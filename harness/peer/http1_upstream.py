@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.engine.driver import Incoming, UpstreamQueue
-from harness.errors import EngineDeparted, PeerMismatch
+from harness.errors import DeadlineExpired, EngineDeparted, PeerMismatch
 from harness.evidence.transcript import UPSTREAM, Channel, Transcript
 from harness.link.deadline import deadline
-from harness.link.stream import End, LinkReset
+from harness.link.stream import End, EndKind, LinkReset
 from harness.peer.http1_stream import (
     NONCE_FIELD,
     ByteStream,
@@ -313,7 +313,13 @@ class UpstreamConnection:
         """Read until the end (the background task)."""
         while self.ended is None:
             await self.changed.until(self._may_read)
-            got = await receive(self.link)
+            try:
+                got = await receive(self.link)
+            except DeadlineExpired:  # a TLS peer bounds every wait; here nothing is awaited
+                continue
+            except PeerMismatch as broken:
+                self.channel.got("broken TLS", detail=str(broken))
+                got = End(EndKind.RESET)
             if isinstance(got, End):
                 self._finish(got)
             else:
