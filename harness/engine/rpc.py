@@ -18,6 +18,10 @@ from harness.errors import SetupFailed
 LINE_LIMIT = 1 << 22
 """The longest line that an adapter may print (4 MiB)."""
 LOG_LINES = 400
+ENDING_SECONDS = 2.0
+"""How long the end of a process that closed its stdout is awaited."""
+MAX_ABANDONED = 1000
+"""Requests that expired whose answers may still come."""
 METHOD_NOT_FOUND = -32601
 
 
@@ -37,6 +41,7 @@ class RpcProcess:
         self._timeout = call_timeout
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._abandoned: dict[int, str] = {}
         self._broken: AdapterError | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._process: asyncio.subprocess.Process | None = None
@@ -75,11 +80,18 @@ class RpcProcess:
                 await self._process.stdin.drain()
                 return await answer
         except TimeoutError as error:
+            self._abandon(number, method)
             raise AdapterError(f"no answer to {method!r} within {limit:g} s") from error
         except (BrokenPipeError, ConnectionResetError) as error:
             raise AdapterError(f"closed its stdin before it answered {method!r}") from error
         finally:
             self._waiting.pop(number, None)
+
+    def _abandon(self, number: int, method: str) -> None:
+        """Remember a request that expired: an answer to it is late, not wrong."""
+        self._abandoned[number] = method
+        while len(self._abandoned) > MAX_ABANDONED:
+            del self._abandoned[next(iter(self._abandoned))]
 
     async def _read_answers(self) -> None:
         assert self._process is not None
@@ -87,12 +99,25 @@ class RpcProcess:
         try:
             while line := await self._process.stdout.readline():
                 self._take(line)
-            status = await self._process.wait()
-            raise AdapterError(f"ended with status {status}" if status >= 0 else f"was killed by signal {-status}")
+            raise AdapterError(await self._ending())
         except ValueError:
             self._fail(AdapterError(f"printed a line of more than {LINE_LIMIT} octets"))
         except AdapterError as error:
             self._fail(error)
+
+    async def _ending(self) -> str:
+        """How the process ended after it closed stdout, with the last line on its stderr."""
+        assert self._process is not None
+        try:
+            async with asyncio.timeout(ENDING_SECONDS):
+                status = await self._process.wait()
+                await asyncio.wait(self._tasks[1:])
+        except TimeoutError:
+            status = self._process.returncode
+            if status is None:
+                return "closed its stdout"
+        last = next((line for line in reversed(self.log) if line.strip()), "")[:300]
+        return f"{_status(status)}{f': {last}' if last else ''}"
 
     def _take(self, line: bytes) -> None:
         if not line.strip():
@@ -102,13 +127,19 @@ class RpcProcess:
             self._notified(message)
             return
         number = message.get("id")
+        late = self._abandoned.pop(number, None) if isinstance(number, int) else None
+        if late is not None:
+            self.log.append(f"(a late answer to {late!r} was dropped)")
+            return
         waiting = self._waiting.get(number) if isinstance(number, int) else None
+        if number is None and isinstance(message.get("error"), dict):
+            raise AdapterError(f"could not read a request: {str(message['error'].get('message'))[:300]}")
         if waiting is None or waiting.done():
             raise AdapterError(f"answered a request that nobody made: {_excerpt(line)}")
         if "error" in message:
             error = message["error"] if isinstance(message["error"], dict) else {}
             code = error.get("code") if isinstance(error.get("code"), int) else None
-            waiting.set_exception(AdapterError(f"error {code}: {str(error.get('message'))[:300]}", code))
+            waiting.set_exception(AdapterError(str(error.get("message", "error"))[:300], code))
         elif "result" in message:
             waiting.set_result(message["result"])
         else:
@@ -163,6 +194,10 @@ class RpcProcess:
         assert self._process is not None
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
+
+
+def _status(status: int) -> str:
+    return f"ended with status {status}" if status >= 0 else f"was killed by signal {-status}"
 
 
 def _parse(line: bytes) -> dict[str, Any]:
