@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
 
 from harness.errors import SetupFailed
 from harness.link.deadline import deadline
@@ -29,8 +30,6 @@ WAITING_LINES = 1000
 """Unread lines on stdout at which the pipe is no longer read."""
 _EXITING = 0x4
 """PF_EXITING in the flags of /proc/PID/stat."""
-_GONE = 1 << 16
-"""In the place of a status: the process is dead, and its status on the way to us."""
 
 
 class LogTail:
@@ -72,21 +71,21 @@ class LogTail:
         return tuple(kept[-lines:]) if lines > 0 else ()
 
 
-class _Protocol(asyncio.SubprocessProtocol):
-    def __init__(self, owner: EngineProcess) -> None:
+class _Pipe(asyncio.Protocol):
+    """One pipe from the process."""
+
+    def __init__(self, owner: EngineProcess, fd: int) -> None:
         self._owner = owner
+        self._fd = fd
 
-    def pipe_data_received(self, fd: int, data: bytes) -> None:
-        self._owner.feed(fd, data)
+    def data_received(self, data: bytes) -> None:
+        self._owner.feed(self._fd, data)
 
-    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
-        self._owner.pipe_ended(fd)
-
-    def process_exited(self) -> None:
-        self._owner.process_exited()
+    def eof_received(self) -> None:
+        return
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._owner.released()
+        self._owner.pipe_ended(self._fd)
 
 
 class EngineProcess:
@@ -110,9 +109,9 @@ class EngineProcess:
         self._env = env
         self._with_stdin = stdin
         self._tail = LogTail(secrets)
-        self._transport: asyncio.SubprocessTransport | None = None
-        self._pid = 0
-        self._status: int | None = None
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._pipes: dict[int, asyncio.ReadTransport] = {}
+        self._stdin: asyncio.WriteTransport | None = None
         self._asked = False
         self._stopped = False
         self._draining = False
@@ -128,7 +127,7 @@ class EngineProcess:
     @property
     def pid(self) -> int:
         """The process id; 0 before `start`."""
-        return self._pid
+        return self._popen.pid if self._popen else 0
 
     async def start(self) -> None:
         """Start the process. Raises `SetupFailed` when there is nothing to start."""
@@ -137,20 +136,51 @@ class EngineProcess:
         program = shutil.which(self._command[0], path=(self._env or os.environ).get("PATH"))
         if program is None:
             raise SetupFailed(f"{self._who}: cannot start {self._command[0]!r}: no such program")
-        command = [*_dies_with_us(), program, *self._command[1:]]
+        popen = self._spawn([*_dies_with_us(), program, *self._command[1:]])
+        self._popen = popen
         loop = asyncio.get_running_loop()
+        self._watch(popen, loop)
+        for fd, pipe in ((1, popen.stdout), (2, popen.stderr)):
+            # The transport, not the process object, owns the pipe from here on.
+            transport, _ = await loop.connect_read_pipe(functools.partial(_Pipe, self, fd), pipe)
+            self._pipes[fd] = transport
+        if popen.stdin is not None:
+            self._stdin, _ = await loop.connect_write_pipe(asyncio.Protocol, popen.stdin)
+
+    def _spawn(self, command: list[str]) -> subprocess.Popen[bytes]:
         try:
-            transport, _ = await loop.subprocess_exec(
-                lambda: _Protocol(self),
-                *command,
-                stdin=asyncio.subprocess.PIPE if self._with_stdin else asyncio.subprocess.DEVNULL,
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE if self._with_stdin else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 env=None if self._env is None else dict(self._env),
                 process_group=0,
             )
         except OSError as error:
-            raise SetupFailed(f"{self._who}: cannot start {program!r}: {error.strerror or error}") from error
-        self._transport = transport
-        self._pid = transport.get_pid()
+            raise SetupFailed(f"{self._who}: cannot start {self._command[0]!r}: {error.strerror or error}") from error
+
+    def _watch(self, popen: subprocess.Popen[bytes], loop: asyncio.AbstractEventLoop) -> None:
+        """Have `_died` called. Not asyncio's own watcher: its thread reaps the process some time before the loop knows
+        the status, and who asks in between gets no answer."""
+        try:
+            watched = os.pidfd_open(popen.pid)
+        except (AttributeError, OSError):
+            loop.run_in_executor(None, popen.wait).add_done_callback(lambda _: self._died())
+            return
+
+        def readable() -> None:
+            loop.remove_reader(watched)
+            os.close(watched)
+            self._died()
+
+        loop.add_reader(watched, readable)
+
+    def _died(self) -> None:
+        assert self._popen is not None
+        self._popen.poll()
+        self._exited.set()
+        self._news.set()
 
     # what it writes
 
@@ -170,28 +200,16 @@ class EngineProcess:
         self._news.set()
         if len(self._lines) > WAITING_LINES and not self._paused:
             self._paused = True
-            self._pipe().pause_reading()
-
-    def _pipe(self) -> asyncio.ReadTransport:
-        assert self._transport is not None
-        return cast("asyncio.ReadTransport", self._transport.get_pipe_transport(1))
+            self._pipes[1].pause_reading()
 
     def pipe_ended(self, fd: int) -> None:
-        """The process closed `fd`."""
+        """The process closed `fd`, or we did."""
+        self._pipes.pop(fd, None)
         if fd == 1:
             self._stdout_ended = True
             self._news.set()
-
-    def process_exited(self) -> None:
-        """The process is gone."""
-        if self._transport is not None:
-            self._status = self._transport.get_returncode()
-        self._exited.set()
-        self._news.set()
-
-    def released(self) -> None:
-        """The process is gone and its pipes are closed."""
-        self._released.set()
+        if not self._pipes:
+            self._released.set()
 
     async def read_line(self, awaited: str, seconds: float) -> bytes:
         """The next line on stdout, without its end. Raises `SetupFailed` when the process ends or is silent;
@@ -207,9 +225,8 @@ class EngineProcess:
                     raise SetupFailed(f"{self._who}: {self._ended_text()} before {awaited}{self.last_words()}")
                 self._news.clear()
                 await self._news.wait()
-        if self._paused and len(self._lines) < WAITING_LINES // 2:
-            self._paused = False
-            self._pipe().resume_reading()
+        if len(self._lines) < WAITING_LINES // 2:
+            self._resume()
         return self._lines.popleft()
 
     def _ended_text(self) -> str:
@@ -228,16 +245,17 @@ class EngineProcess:
         self._lines.clear()
         self._tail.feed(bytes(self._stdout))
         self._stdout.clear()
-        if self._paused:
-            self._paused = False
-            self._pipe().resume_reading()
+        self._resume()
+
+    def _resume(self) -> None:
+        if self._paused and 1 in self._pipes:
+            self._pipes[1].resume_reading()
+        self._paused = False
 
     def write(self, data: bytes) -> None:
         """Write on the process's stdin; what a dead process does not take is dropped."""
-        assert self._transport is not None, "start() comes first"
-        pipe = self._transport.get_pipe_transport(0)
-        if pipe is not None and not pipe.is_closing():
-            cast("asyncio.WriteTransport", pipe).write(data)
+        if self._stdin is not None and not self._stdin.is_closing():
+            self._stdin.write(data)
 
     def tail(self, lines: int = 40) -> tuple[str, ...]:
         """The last lines of the log."""
@@ -247,15 +265,15 @@ class EngineProcess:
 
     def ended(self) -> str | None:
         """How the process ended (`exited with status 1`, `was killed by signal 9 (SIGKILL)`), `None` while it runs."""
-        if self._pid == 0:
+        if self._popen is None:
             return None
-        status = self._status
-        if status is None:
-            status = _status_now(self._pid)
+        status = self._popen.poll()
+        if status is None and _dying(self._popen.pid):
+            # Whoever saw its sockets close asks now; the kernel is done in a moment.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = self._popen.wait(1)
         if status is None:
             return None
-        if status == _GONE:
-            return "ended"
         if status >= 0:
             return f"exited with status {status}"
         try:
@@ -276,32 +294,27 @@ class EngineProcess:
     async def stop(self, grace: float = 5.0) -> None:
         """End the process: SIGTERM, after `grace` seconds SIGKILL, then whatever is left of its group. Safe to call
         twice and after a crash."""
-        if self._transport is None or self._stopped:
+        if self._popen is None or self._stopped:
             return
-        self._stopped = True
         self._asked = self._asked or self.ended() is None
-        if (stdin := self._transport.get_pipe_transport(0)) is not None:
-            stdin.close()
+        if self._stdin is not None:
+            self._stdin.close()
+        self._popen.terminate()
+        await self._wait_exited(grace)
         if not self._exited.is_set():
-            self._signal(signal.SIGTERM)
-            await self._wait_exited(grace)
-        if not self._exited.is_set():
-            self._signal(signal.SIGKILL)
+            self._popen.kill()
             await self._exited.wait()
         # The group's number stays taken while anything of it lives, and nothing else can have it.
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._pid, signal.SIGKILL)
+            os.killpg(self._popen.pid, signal.SIGKILL)
         # Its last lines may still be in the pipes; a grandchild that holds them open must not hold us.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.5):
                 await self._released.wait()
-        self._transport.close()
+        self._stopped = True
+        for pipe in tuple(self._pipes.values()):
+            pipe.close()
         await self._released.wait()
-
-    def _signal(self, number: signal.Signals) -> None:
-        assert self._transport is not None
-        with contextlib.suppress(ProcessLookupError):
-            self._transport.send_signal(number)
 
     async def _wait_exited(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -313,24 +326,6 @@ def _dies_with_us() -> list[str]:
     """The command in front of ours that makes the kernel kill the process when we die; empty where there is none."""
     setpriv = shutil.which("setpriv") if sys.platform == "linux" else None
     return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
-
-
-def _status_now(pid: int) -> int | None:
-    """The exit status (negative: the signal) of a child that is dead or dying, without reaping it; else `None`.
-
-    The loop hears of a death a little later than its sockets close; whoever saw a socket close asks here.
-    """
-    try:
-        flags = os.WEXITED | os.WNOWAIT | (0 if _dying(pid) else os.WNOHANG)
-        found = os.waitid(os.P_PID, pid, flags)
-    except ChildProcessError:
-        # Reaped by the loop's watcher, which has not told the loop yet.
-        return _GONE
-    except AttributeError:
-        return None
-    if found is None:
-        return None
-    return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
 
 
 def _dying(pid: int) -> bool:

@@ -34,6 +34,8 @@ class ChannelLost(Exception):  # noqa: N818 - an event of the control channel
 
 Admission = Callable[[pb.ProxyConnReq], Awaitable[tuple[int, str] | None]]
 """Asked before a data stream is opened: `None` to go on, or code and text of the refusal."""
+Abandonment = Callable[[pb.ProxyConnReq], None]
+"""Told when a stream that was admitted did not come about."""
 
 
 class Agent:
@@ -52,6 +54,7 @@ class Agent:
         zero_rtt: bool = True,
         interval_ms: int | None = 5000,
         admit: Admission | None = None,
+        abandoned: Abandonment | None = None,
     ) -> None:
         self.access = access
         self.zero_rtt = zero_rtt
@@ -62,6 +65,7 @@ class Agent:
         self._interval_ms = interval_ms
         self._timeout: float | None = None
         self._admit = admit
+        self._abandoned = abandoned
         self._name = name
         self._opener = Opener(access, transcript, name)
         self._control: Frames | None = None
@@ -310,6 +314,8 @@ class Agent:
                 refusal = await self._admit(request)
             if refusal is None and queue is not None:
                 refusal = await self._connect(request, queue)
+                if refusal is not None and self._abandoned is not None:
+                    self._abandoned(request)
             code, text = refusal or (None, "")
             await self._say(wire.proxy_conn_rsp(request.stream_id, code=code, text=text))
         finally:
