@@ -111,7 +111,7 @@ class Endpoint:
         self.exporter_secret = b""
         self._reader = RecordReader()
         self._writer = RecordWriter()
-        self._out = bytearray()
+        self._out: list[bytes] = []
         self._flight = bytearray()
         self._events: list[Event] = []
         self._said: deque[Said] = deque(maxlen=SAID_LOG)
@@ -342,7 +342,7 @@ class Endpoint:
     def outgoing(self) -> bytes:
         """All that is due; empty when nothing is."""
         self._flush()
-        data = bytes(self._out)
+        data = b"".join(self._out)
         self._out.clear()
         return data
 
@@ -387,7 +387,7 @@ class Endpoint:
     def raw_record(self, content_type: int, payload: bytes, **how: int | bool | None) -> bytes:
         """One record of any type and size under the current keys; `how` as in `RecordWriter.build`."""
         self._flush()
-        self._out += self.build_record(content_type, payload, **how)
+        self._out.append(self.build_record(content_type, payload, **how))
         return self.outgoing()
 
     def build_record(self, content_type: int, payload: bytes, **how: int | bool | None) -> bytes:
@@ -455,7 +455,7 @@ class Endpoint:
     def _insert(self, step: str) -> None:
         if step in self.options.insert:
             self._flush()
-            self._out += self.options.insert[step](self)
+            self._out.append(self.options.insert[step](self))
 
     def _say_ccs(self) -> None:
         payload = self._tampered("change_cipher_spec", b"\x01")
@@ -463,7 +463,7 @@ class Endpoint:
         self._flush()
         self.note("change_cipher_spec", "" if payload == b"\x01" else "tampered" if payload else "skipped")
         if payload:
-            self._out += self._writer.build(ContentType.CHANGE_CIPHER_SPEC, payload, encrypted=False)
+            self._out.append(self._writer.build(ContentType.CHANGE_CIPHER_SPEC, payload, encrypted=False))
 
     def _queue(self, raw: bytes) -> None:
         self._flight += raw
@@ -481,7 +481,7 @@ class Endpoint:
         plain = isinstance(self._writer.protection, Plain)
         version = self.record_version if plain else TLS12
         padding = min(self.options.padding, max(0, MAX_PROTECTED_13 - 17 - len(payload)), MAX_PLAINTEXT - len(payload))
-        self._out += self._writer.build(content_type, payload, version=version, padding=max(0, padding))
+        self._out.append(self._writer.build(content_type, payload, version=version, padding=max(0, padding)))
 
     def _say_alert(self, level: int, description: int) -> None:
         self._flush()
