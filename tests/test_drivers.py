@@ -34,8 +34,9 @@ from harness.engine.process import EngineProcess
 from harness.worker import LoopThread
 
 async def start():
-    process = EngineProcess([sys.executable, "-c", "import signal; signal.pause()"])
+    process = EngineProcess([sys.executable, "-c", "import signal; print('up', flush=True); signal.pause()"])
     await process.start()
+    await process.read_line("up", 10)
     print(process.pid, flush=True)
     return process
 
@@ -93,8 +94,8 @@ class TestProcess:
     def test_lines_then_log(self) -> None:
         async def script() -> None:
             process = python(
-                "import sys; print('one'); print('two'); print('three', flush=True);"
-                "sys.stderr.write('said secret-word here\\n'); sys.stderr.flush(); sys.stdin.read()",
+                "import sys; sys.stderr.write('said secret-word here\\n'); sys.stderr.flush();"
+                "print('one\\ntwo\\nthree', flush=True); sys.stdin.read()",
                 stdin=True,
                 secrets=["secret-word", ""],
             )
@@ -214,9 +215,10 @@ class TestProcess:
         for number in range(TAIL_LINES + 10):
             tail.feed(b"%d\n" % number)
         tail.feed(b"x" * (3 * LINE_LIMIT))
+        tail.feed(b"other", source=1)
         tail.feed(b"y" * LINE_LIMIT + b"\nlast")
-        assert len(tail.last(10_000)) == TAIL_LINES + 1
-        assert tail.last(2) == ("x" * LINE_LIMIT, "last")
+        assert len(tail.last(10_000)) == TAIL_LINES + 2
+        assert tail.last(3) == ("x" * LINE_LIMIT, "other", "last")
 
 
 class TestWords:

@@ -33,42 +33,31 @@ _EXITING = 0x4
 
 
 class LogTail:
-    """The last lines of a log, without the words that must not be shown."""
+    """The last lines of a log with several sources, without the words that must not be shown."""
 
     def __init__(self, secrets: Sequence[str] = ()) -> None:
         self._lines: deque[str] = deque(maxlen=TAIL_LINES)
-        self._partial = b""
-        self._skipping = False
+        self._partial: dict[int, bytes] = {}
         self._secrets = tuple(secret for secret in secrets if secret)
 
-    def feed(self, data: bytes) -> None:
-        """Take octets of the log."""
+    def feed(self, data: bytes, source: int = 2) -> None:
+        """Take octets of one source."""
         *whole, rest = data.split(b"\n")
         for line in whole:
-            self._add(self._partial + line)
-            self._partial = b""
-            self._skipping = False
-        if not self._skipping:
-            self._partial += rest
-        if len(self._partial) > LINE_LIMIT:
-            self._partial = self._partial[:LINE_LIMIT]
-            self._skipping = True
+            if text := self._shown(self._partial.pop(source, b"") + line):
+                self._lines.append(text)
+        self._partial[source] = (self._partial.get(source, b"") + rest)[:LINE_LIMIT]
 
-    def _add(self, line: bytes) -> None:
+    def _shown(self, line: bytes) -> str:
         text = line[:LINE_LIMIT].decode("utf-8", "replace").rstrip("\r")
         for secret in self._secrets:
             text = text.replace(secret, "***")
-        if text:
-            self._lines.append(text)
+        return text
 
     def last(self, lines: int) -> tuple[str, ...]:
         """At most `lines` of the last lines, oldest first."""
-        kept = [*self._lines]
-        if self._partial:
-            shown = LogTail(self._secrets)
-            shown.feed(self._partial + b"\n")
-            kept += shown._lines
-        return tuple(kept[-lines:]) if lines > 0 else ()
+        unfinished = [self._shown(line) for line in self._partial.values() if line]
+        return (*self._lines, *unfinished)[-lines:] if lines > 0 else ()
 
 
 class _Pipe(asyncio.Protocol):
@@ -187,7 +176,7 @@ class EngineProcess:
     def feed(self, fd: int, data: bytes) -> None:
         """Take what the process wrote on `fd`."""
         if fd != 1 or self._draining:
-            self._tail.feed(data)
+            self._tail.feed(data, fd)
             return
         *whole, rest = data.split(b"\n")
         for line in whole:
@@ -241,9 +230,9 @@ class EngineProcess:
         """From now on stdout belongs to the log."""
         self._draining = True
         for line in self._lines:
-            self._tail.feed(line + b"\n")
+            self._tail.feed(line + b"\n", 1)
         self._lines.clear()
-        self._tail.feed(bytes(self._stdout))
+        self._tail.feed(bytes(self._stdout), 1)
         self._stdout.clear()
         self._resume()
 
