@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import re
 import signal
 import ssl
 import time
@@ -265,7 +266,7 @@ async def pump(source: Link, target: Link) -> tuple[int, str]:
     except LinkReset as end:
         target.abort()
         source.abort()
-        return octets, f", {end.reason}"
+        return octets, ", " + re.sub(r"^\[Errno \d+\] ", "", end.reason)
     return octets, ""
 
 
