@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.errors import EngineDeparted, PeerMismatch
 from harness.link.stream import End
 from harness.peer.http1 import Http1Client, Http1Upstream, Response, UpstreamRequest
 from harness.scene import Scene
 from harness.wire import http1_write as write
-from harness.wire.http1 import Violation
 from harness.wire.http1_write import Field
 
 SMUGGLED = "smuggled"
@@ -23,6 +21,8 @@ REFUSALS = frozenset({"400", "414", "431", "501", "505", "4xx", "5xx", "3xx", "c
 """Kinds of outcome after which nothing may be at the upstream."""
 
 Got = Response | End | None
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 def kind(got: Got, nonce: str = "") -> str:
@@ -92,22 +92,20 @@ class Probe:
 
     async def answer(self) -> None:
         """Answer every whole request with the nonce until cancelled."""
-        with contextlib.suppress(EngineDeparted):
-            while True:
-                request = await self.upstream.request(self.nonce)
-                self.requests.append(request)
-                self.bodies.append(await request.body_so_far())
-                if request.complete:
-                    await request.respond(200, [("X-Count", str(len(self.requests)))], self.nonce.encode())
+        while True:
+            request = await self.upstream.request(self.nonce)
+            self.requests.append(request)
+            self.bodies.append(await request.body_so_far())
+            if request.complete:
+                await request.respond(200, [("X-Count", str(len(self.requests)))], self.nonce.encode())
 
     async def answer_at(self, other: Http1Upstream) -> None:
         """Answer every whole request with the nonce that arrives at another tunnel's upstream."""
-        with contextlib.suppress(EngineDeparted):
-            while True:
-                request = await other.request(self.nonce)
-                self.elsewhere.append(request)
-                await request.body_so_far()
-                await request.respond(200, body=f"{self.nonce} elsewhere".encode())
+        while True:
+            request = await other.request(self.nonce)
+            self.elsewhere.append(request)
+            await request.body_so_far()
+            await request.respond(200, body=f"{self.nonce} elsewhere".encode())
 
     async def outcome(self, *, may_wait: bool = False) -> str:
         """Wait for the client's first final response or the end, then for the barrier; its kind.
@@ -220,19 +218,12 @@ async def probing(scene: Scene, name: str = "main", *, other: str | None = None)
     upstream = scene.http_upstream(name)
     client = await scene.http_client(name)
     probe = Probe(scene, client, upstream, scene.nonce().hex(), name)
-    answering = [asyncio.ensure_future(probe.answer())]
+    answering = [probe.answer()]
     if other:
-        answering.append(asyncio.ensure_future(probe.answer_at(scene.http_upstream(other))))
-    try:
+        answering.append(probe.answer_at(scene.http_upstream(other)))
+    async with meanwhile(*answering):
         yield probe
-    finally:
-        for task in answering:
-            task.cancel()
-        results = await asyncio.gather(*answering, return_exceptions=True)
-        await client.close()
-    for result in results:
-        if isinstance(result, Exception):
-            raise result
+    await client.close()
 
 
 async def unfinished(scene: Scene, fields: Sequence[Field], rest: bytes, requirement: str, branch: str) -> None:
@@ -246,9 +237,31 @@ async def unfinished(scene: Scene, fields: Sequence[Field], rest: bytes, require
         probe.expect(requirement, not whole, expected="no complete request at the upstream", branch=branch)
 
 
-def violations_of(found: Sequence[Violation]) -> str:
-    """Violations for an `actual`."""
-    return "; ".join(str(violation) for violation in found) or "none"
+@asynccontextmanager
+async def meanwhile(*steps: Coroutine[Any, Any, Any]) -> AsyncIterator[None]:
+    """Run `steps` beside the block and drop them at its end; what the engine does against them is not judged."""
+    tasks = [asyncio.ensure_future(step) for step in steps]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception) and not isinstance(result, EngineDeparted):
+            raise result
+
+
+async def first_of(one: Coroutine[Any, Any, A], other: Coroutine[Any, Any, B]) -> tuple[A | None, B | None]:
+    """What came first of two events, the other one `None` and no longer awaited; both, where both are there."""
+    first, second = asyncio.ensure_future(one), asyncio.ensure_future(other)
+    try:
+        await asyncio.wait((first, second), return_when=asyncio.FIRST_COMPLETED)
+        return (first.result() if first.done() else None), (second.result() if second.done() else None)
+    finally:
+        for task in (first, second):
+            task.cancel()
+        await asyncio.gather(first, second, return_exceptions=True)
 
 
 class Answered:

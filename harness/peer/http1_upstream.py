@@ -216,6 +216,14 @@ class UpstreamRequest:
         """Send octets as they are."""
         await self.connection.send(data, what or f"{len(data)} octets")
 
+    async def offer(self, data: bytes, *, what: str = "") -> bool:
+        """As `send`, but false where the engine has ended the connection."""
+        try:
+            await self.send(data, what=what)
+        except PeerMismatch:
+            return False
+        return True
+
     async def send_chunk(self, data: bytes, **options: Any) -> None:
         """Send one chunk; `options` are those of `harness.wire.http1_write.chunk`."""
         await self.send(write.chunk(data, **options), what=f"chunk {len(data)}")
