@@ -47,7 +47,7 @@ foreign: $(STAMP)
 	$(BIN)/edgecase foreign install
 
 soak: $(STAMP)
-	$(BIN)/python -m pytest tests/soak -p no:randomly
+	$(BIN)/python -m pytest -m soak tests
 
 lock:
 	@command -v uv >/dev/null || { echo "make lock needs uv"; exit 2; }

@@ -96,6 +96,8 @@ class Runner:
         case = planned.case
         if case.refusal is not None and case.refusal in self._profile.features:
             return f"the profile claims {case.refusal}: its refusal is not due"
+        if self._profile.kind == "adapter" and case.needs & {"dynamic", "agent"}:
+            return "the case publishes while it runs, which needs the agent protocol"
         wanted = case.features(planned.variant) - self._profile.features
         if case.refusal is None and wanted:
             return f"the profile does not claim {', '.join(sorted(wanted))}"

@@ -192,6 +192,12 @@ def test_what_the_profile_does_not_claim_is_unsupported_and_a_refusal_runs_only_
     assert run(refusal, features=frozenset({"tls.alpn"})).verdict is Verdict.UNSUPPORTED
 
 
+def test_a_case_that_publishes_by_itself_is_unsupported_behind_an_adapter() -> None:
+    dynamic = declare(passes, needs=("dynamic",))
+    assert run(dynamic, kind="adapter").verdict is Verdict.UNSUPPORTED
+    assert run(dynamic).verdict is Verdict.PASS
+
+
 def test_settings_that_cannot_be_had_are_unsupported_and_a_failed_start_is_setup() -> None:
     assert run(declare(passes, settings={"edition": "unheard-of"})).verdict is Verdict.UNSUPPORTED
     fake = FakeDriver()
