@@ -131,7 +131,9 @@ def fetch(address: str) -> bytes:
         with urllib.request.urlopen(address, timeout=FETCH_SECONDS) as answer:  # noqa: S310 - http(s) only, see mirrors()
             data: bytes = answer.read(MAX_PACKAGE + 1)
     except urllib.error.HTTPError as error:
-        gone = "this exact version is gone from the mirror, and no other one is taken" if error.code == 404 else "refused"
+        gone = (
+            "this exact version is gone from the mirror, and no other one is taken" if error.code == 404 else "refused"
+        )
         error.close()
         raise Unobtainable(f"{address}: HTTP {error.code}: {gone}") from error
     except (OSError, ValueError) as error:
@@ -168,7 +170,9 @@ class Installer:
 
     def _check_machine(self, engine: Foreign) -> None:
         if platform.system() != "Linux" or platform.machine() != _MACHINES.get(engine.arch):
-            raise Unobtainable(f"the lock has it for Linux on {engine.arch}; this is {platform.system()} {platform.machine()}")
+            raise Unobtainable(
+                f"the lock has it for Linux on {engine.arch}; this is {platform.system()} {platform.machine()}"
+            )
         if shutil.which("dpkg-deb") is None:
             raise Unobtainable("dpkg-deb is not installed (Debian and Ubuntu have it)")
 
@@ -181,11 +185,11 @@ class Installer:
                 self._unpack(package, home)
                 count += 1
         while missing := self._missing(engine, home):
-            package = next((package for package in waiting if package.library in missing), None)
-            if package is None:
+            needed = next((package for package in waiting if package.library in missing), None)
+            if needed is None:
                 raise Unobtainable(f"needs {', '.join(sorted(missing))}, which neither this system nor the lock has")
-            waiting.remove(package)
-            self._unpack(package, home)
+            waiting.remove(needed)
+            self._unpack(needed, home)
             count += 1
         return count
 
@@ -212,7 +216,7 @@ class Installer:
         return set(_MISSING.findall(told.stdout))
 
     def _wrap(self, engine: Foreign, home: Path) -> None:
-        """Put a wrapper into `bin`: it sets the library path and becomes the program, so that its pid is the engine's."""
+        """Put a wrapper into `bin`: it sets the library path and becomes the program, whose pid is the engine's."""
         wrapper = self._root / "bin" / engine.name
         wrapper.parent.mkdir(exist_ok=True)
         wrapper.write_text(

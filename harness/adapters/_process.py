@@ -165,4 +165,3 @@ def free_ports(ports: Mapping[str, int], skip: Iterable[int] = ()) -> Iterator[i
             except OSError:
                 continue
         yield port
-

@@ -117,7 +117,9 @@ class Adapter(ABC):
             number, method = request["id"], str(request["method"])
             params = request.get("params") or {}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            self._error(number, PARSE_ERROR if isinstance(error, ValueError) else INVALID_REQUEST, f"no request: {error}")
+            self._error(
+                number, PARSE_ERROR if isinstance(error, ValueError) else INVALID_REQUEST, f"no request: {error}"
+            )
             return ""
         handler = self._methods().get(method)
         if handler is None:

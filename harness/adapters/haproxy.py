@@ -52,8 +52,13 @@ _LACKING: Mapping[str, str] = {
     "port": "tcp",
 }
 """Properties that HAProxy has nothing for, where they are set and not false, with the feature they stand for."""
-_FREE = frozenset({"protocol", "publish", "type", "name", "hostname", "labels", "allow_cross_region_routing", "upstream_tls",
-                   "http_use_tls", "http_version", "tls_mode", "tls_alpns", "tls_min_version", "tls_ciphers"})  # fmt: skip
+_FREE = frozenset(
+    {
+        *("protocol", "publish", "type", "name", "hostname", "labels", "allow_cross_region_routing", "upstream_tls"),
+        *("http_use_tls", "http_version", "tls_mode", "tls_alpns", "tls_min_version", "tls_ciphers"),
+    }
+)
+"""Properties that are rendered, or that mean nothing to a proxy."""
 
 # How a setting is said to HAProxy: section (a listener's `defaults` or `global`) and directive.
 _SETTINGS: Mapping[str, tuple[tuple[str, str], ...]] = {

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -17,11 +17,12 @@ from typing import Any
 import jsonschema
 
 from harness.engine.driver import Driver, Endpoint, Incoming, Inexpressible, Published, Refused, Session, UpstreamQueue
+from harness.engine.probe import carries, reachable
 from harness.engine.rpc import AdapterError, RpcProcess
 from harness.errors import NotSupported, SetupFailed
 from harness.link.tcp import TcpListener
 from harness.model.profile import Profile
-from harness.model.spec import Settings, TunnelSpec
+from harness.model.spec import Settings, TunnelSpec, http, tls
 from harness.peer.tls_pki import edge_identity
 from harness.version import suite_version
 
@@ -30,6 +31,10 @@ DOMAIN = "edgecase.test"
 PORTS_PER_WORKER = 500
 FIRST_PORT = 20_000
 """Below the ephemeral range (32768 on Linux): nothing else binds there by chance."""
+PROBES: Mapping[str, TunnelSpec] = {"tls": tls(), "http": http()}
+"""What is published next to the cases' specs of a family, to see that the adapter's endpoints lead to the upstream."""
+PROBE_SECONDS = 5.0
+LOG_LINES = 60
 
 
 @dataclass
@@ -73,7 +78,9 @@ class AdapterDriver(Driver):
         self._plans: dict[str, _Plan] = {}
         self._version = ""
         self._log: tuple[str, ...] = ()
+        self._engine_log: tuple[str, ...] = ()
         self._running = False
+        self._domain = DOMAIN
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self.can_refuse = False
         self.features: frozenset[str] = frozenset()
@@ -84,15 +91,15 @@ class AdapterDriver(Driver):
         """Start the adapter, say hello, start the engine. Raises `SetupFailed`, `NotSupported`."""
         await self.hello()
         self._folder = tempfile.TemporaryDirectory(prefix="edgecase-engine-")
-        answer = await self._call("start", self.start_params(settings))
+        self._domain = str(settings.get("domain", DOMAIN))
+        answer = await self._call("start", start_params(self._profile, settings, Path(self._folder.name), self._worker))
         for key in answer.get("unsupported", []):
             raise NotSupported(str(key))
         self._running = True
 
     async def hello(self) -> dict[str, Any]:
         """Start the adapter's process and learn what it is. Raises `SetupFailed`."""
-        command = [str(part).replace("{python}", sys.executable) for part in self._profile.driver["command"]]
-        self._rpc = RpcProcess(command, call_timeout=self._timeout)
+        self._rpc = RpcProcess(command(self._profile), call_timeout=self._timeout)
         await self._rpc.start()
         answer = await self._call("hello", {"protocol": PROTOCOL, "suite": suite_version()})
         if answer["protocol"] != PROTOCOL:
@@ -102,25 +109,11 @@ class AdapterDriver(Driver):
         self._version = f"{answer['name']} {answer['version']}"[:200]
         return answer
 
-    def start_params(self, settings: Settings) -> dict[str, Any]:
-        """What `start` is told: settings, a folder, a port range of this worker, and the edge's certificate."""
-        assert self._folder is not None
-        folder = Path(self._folder.name)
-        identity = edge_identity(DOMAIN)
-        paths = identity.write(folder)
-        first = FIRST_PORT + self._worker * PORTS_PER_WORKER
-        return {
-            "settings": dict(settings.items),
-            "options": self._profile.driver.get("options", {}),
-            "folder": str(folder),
-            "domain": DOMAIN,
-            "ports": {"first": first, "last": first + PORTS_PER_WORKER - 1},
-            "certificate": {name: str(path) for name, path in paths.items()},
-        }
-
     async def restart(self) -> None:
         """Ask the adapter to restart its engine; published specs stay as they were."""
         await self._call("restart", {})
+        if self._rpc is not None:
+            self._rpc.exited = None
 
     async def stop(self) -> None:
         """Shut the engine and the adapter down, whatever state they are in."""
@@ -148,34 +141,46 @@ class AdapterDriver(Driver):
 
     async def plan(self, specs: Mapping[str, TunnelSpec]) -> None:
         """Bind an upstream listener per spec and publish all of them in one call. Raises `SetupFailed`."""
-        for key, spec in specs.items():
+        if specs:
+            await self._publish(specs)
+
+    async def _publish(self, specs: Mapping[str, TunnelSpec]) -> None:
+        families = {spec.family for spec in specs.values()}
+        probes = {f"probe/{family}": spec for family, spec in PROBES.items() if family in families}
+        for key, spec in {**specs, **probes}.items():
             plan = _Plan(spec, TcpListener())
             await plan.listener.start()
-            plan.pump = asyncio.create_task(_fill(plan.listener, plan.queue))
+            plan.pump = asyncio.create_task(fill(plan.listener, plan.queue))
             self._plans[key] = plan
-        if not specs:
-            return
-        asked = [self._request(key, plan) for key, plan in self._plans.items()]
+        asked = [request_of(key, plan.spec, plan.listener, self._domain) for key, plan in self._plans.items()]
         answer = await self._call("publish", {"specs": asked})
-        results = answer["results"]
-        if len(results) != len(asked):
-            raise AdapterError(f"answered 'publish' of {len(asked)} specs with {len(results)} results")
-        for plan, result in zip(self._plans.values(), results, strict=True):
-            plan.answer = _answer(result)
+        for plan, result in zip(self._plans.values(), results_of(answer, len(asked)), strict=True):
+            plan.answer = result
+        await self._check_endpoints(probes)
 
-    def _request(self, key: str, plan: _Plan) -> dict[str, Any]:
-        label = "c" + hashlib.sha256(key.encode()).hexdigest()[:12]
-        names = {"label": label, "domain": DOMAIN, "project": "default"}
-        properties = {
-            name: value.format(**names) if isinstance(value, str) and name in ("hostname", "name") else _plain(value)
-            for name, value in plan.spec.properties()
-        }
-        return {
-            "key": key,
-            "host": f"{label}.t.{DOMAIN}",
-            "properties": properties,
-            "upstream": {"address": plan.listener.host, "port": plan.listener.port, "speaks": plan.spec.upstream},
-        }
+    async def _check_endpoints(self, probes: Iterable[str]) -> None:
+        """An adapter that names endpoints which lead nowhere is the cause of everything that would follow. Raises
+        `SetupFailed`."""
+        seconds = min(self._timeout, PROBE_SECONDS)
+        seen = set()
+        for key, plan in self._plans.items():
+            where = plan.answer
+            if isinstance(where, Endpoint) and where.transport == "tcp" and (where.address, where.port) not in seen:
+                seen.add((where.address, where.port))
+                self._blame(f"published {key!r} where nobody listens", await reachable(where, seconds))
+        for key in probes:
+            plan = self._plans[key]
+            if isinstance(plan.answer, Endpoint):
+                wrong = await carries(plan.answer, plan.spec, plan.queue, seconds)
+                about = f"published {key!r} at {plan.answer.address}:{plan.answer.port}, but it does not carry"
+                self._blame(about, wrong)
+
+    def _blame(self, about: str, wrong: str | None) -> None:
+        if wrong is None:
+            return
+        if (end := self.crashed()) is not None:
+            raise SetupFailed(f"engine: {end} before any case ran")
+        raise AdapterError(f"{about}: {wrong}")
 
     async def open_session(self, key: str) -> Session:
         """A view of what was planned for this case. Raises `SetupFailed` when the adapter is gone."""
@@ -209,14 +214,15 @@ class AdapterDriver(Driver):
             return self.crashed()
         try:
             state = await self._call("status", {})
+            self._engine_log = tuple((await self._call("log", {"lines": LOG_LINES}))["lines"])
         except SetupFailed:
             return self.crashed()
         return self.crashed() or (None if state["running"] else "is not running any more")
 
     def log_tail(self, lines: int = 40) -> tuple[str, ...]:
-        """The last lines on the adapter's stderr, which carries the engine's."""
+        """The last lines of the engine's log as the adapter gave it when it was last asked, else of its stderr."""
         log = tuple(self._rpc.log) if self._rpc is not None else self._log
-        return log[-lines:]
+        return (self._engine_log or log)[-lines:] if lines > 0 else ()
 
     @property
     def version(self) -> str:
@@ -257,6 +263,50 @@ def check(method: str, part: str, value: object) -> str | None:
     return f"{where}: {error.message[:200]}"
 
 
+def command(profile: Profile) -> list[str]:
+    """The adapter's command line; `{python}` is this interpreter."""
+    return [str(part).replace("{python}", sys.executable) for part in profile.driver["command"]]
+
+
+def start_params(profile: Profile, settings: Settings, folder: Path, worker: int) -> dict[str, Any]:
+    """What `start` is told: settings, a folder, a port range of this worker, and the edge's certificate."""
+    domain = str(settings.get("domain", DOMAIN))
+    identity = edge_identity(domain, kind=str(settings.get("certificate.key", "ecdsa")))
+    first = FIRST_PORT + worker * PORTS_PER_WORKER
+    return {
+        "settings": dict(settings.items),
+        "options": profile.driver.get("options", {}),
+        "folder": str(folder),
+        "domain": domain,
+        "ports": {"first": first, "last": first + PORTS_PER_WORKER - 1},
+        "certificate": {name: str(path) for name, path in identity.write(folder).items()},
+    }
+
+
+def request_of(key: str, spec: TunnelSpec, listener: TcpListener, domain: str = DOMAIN) -> dict[str, Any]:
+    """One item of `publish`: `spec` under a name made from `key`, with `listener` as its upstream."""
+    label = "c" + hashlib.sha256(key.encode()).hexdigest()[:12]
+    names = {"label": label, "domain": domain, "project": "default"}
+    properties = {
+        name: value.format(**names) if isinstance(value, str) and name in ("hostname", "name") else _plain(value)
+        for name, value in spec.properties()
+    }
+    return {
+        "key": key,
+        "host": f"{label}.t.{domain}",
+        "properties": properties,
+        "upstream": {"address": listener.host, "port": listener.port, "speaks": spec.upstream},
+    }
+
+
+def results_of(answer: Mapping[str, Any], asked: int) -> list[Endpoint | Refused | Inexpressible]:
+    """The results of `publish`, which must be as many as were `asked` for. Raises `AdapterError`."""
+    results = answer["results"]
+    if len(results) != asked:
+        raise AdapterError(f"answered 'publish' of {asked} specs with {len(results)} results")
+    return [_answer(result) for result in results]
+
+
 def _answer(result: dict[str, Any]) -> Endpoint | Refused | Inexpressible:
     if "endpoint" in result:
         found = result["endpoint"]
@@ -271,7 +321,7 @@ def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-async def _fill(listener: TcpListener, queue: UpstreamQueue) -> None:
+async def fill(listener: TcpListener, queue: UpstreamQueue) -> None:
     """Move accepted connections into the tunnel's queue."""
     while True:
         link = await listener.accept()

@@ -47,6 +47,7 @@ class RpcProcess:
         self._process: asyncio.subprocess.Process | None = None
         self.log: deque[str] = deque(maxlen=LOG_LINES)
         self.exited: str | None = None
+        self._exit_told = asyncio.Event()
 
     async def start(self) -> None:
         """Start the process. Raises `AdapterError`."""
@@ -113,9 +114,10 @@ class RpcProcess:
                 status = await self._process.wait()
                 await asyncio.wait(self._tasks[1:])
         except TimeoutError:
-            status = self._process.returncode
-            if status is None:
+            found = self._process.returncode
+            if found is None:
                 return "closed its stdout"
+            status = found
         last = next((line for line in reversed(self.log) if line.strip()), "")[:300]
         return f"{_status(status)}{f': {last}' if last else ''}"
 
@@ -151,6 +153,7 @@ class RpcProcess:
         params = message.get("params")
         status = params.get("status") if isinstance(params, dict) else None
         self.exited = str(status if status is not None else "ended")[:200]
+        self._exit_told.set()
 
     def _fail(self, error: AdapterError) -> None:
         self._broken = self._broken or error
@@ -164,6 +167,29 @@ class RpcProcess:
         with contextlib.suppress(ValueError):
             while line := await self._process.stderr.readline():
                 self.log.append(line.decode("utf-8", "replace").rstrip()[:2000])
+
+    @property
+    def pid(self) -> int:
+        """The adapter's process id, which is also that of its process group; 0 before `start` and after `stop`."""
+        return self._process.pid if self._process is not None else 0
+
+    async def ends(self, seconds: float) -> bool:
+        """Whether the adapter's process ends within `seconds`."""
+        if self._process is None:
+            return True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._process.wait()
+                return True
+        return False
+
+    async def exit_told(self, seconds: float) -> bool:
+        """Whether `exited` comes within `seconds`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._exit_told.wait()
+                return True
+        return False
 
     @property
     def broken(self) -> str | None:

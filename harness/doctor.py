@@ -1,0 +1,158 @@
+"""`edgecase doctor`: checks a profile, and whatever stands behind it, in seconds; a line per check.
+
+Each check is a coroutine of an `Exam`. It returns what it found, or raises `Wrong` with what is wrong and what to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import secrets
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import NotSupported, SetupFailed
+from harness.model.profile import Profile
+
+Step = tuple[str, Callable[[], Awaitable[str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check: `found` is what was seen, `advice` what to do where it is not `ok`."""
+
+    name: str
+    ok: bool
+    found: str = ""
+    advice: str = ""
+
+    def __str__(self) -> str:
+        advice = f"\n      -> {self.advice}" if self.advice else ""
+        return f"{'ok   ' if self.ok else 'WRONG'} {self.name}{f': {self.found}' if self.found else ''}{advice}"
+
+
+class Wrong(Exception):  # noqa: N818 - a finding, not an error
+    """A check failed. `fatal` ends the exam: nothing after it can be told."""
+
+    def __init__(self, found: str, advice: str, *, fatal: bool = False) -> None:
+        super().__init__(found)
+        self.found = found
+        self.advice = advice
+        self.fatal = fatal
+
+
+class Exam(ABC):
+    """Checks of one kind of driver, in their order. `features` are the known names."""
+
+    def __init__(self, profile: Profile, features: frozenset[str], timeout: float) -> None:
+        self.profile = profile
+        self.features = features
+        self.timeout = timeout
+
+    @abstractmethod
+    def steps(self) -> Sequence[Step]:
+        """Name and coroutine of every check."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """End whatever the exam started."""
+
+    def gone(self) -> bool:
+        """Whether there is nobody left to ask."""
+        return False
+
+    async def check_profile(self) -> str:
+        """The profile's features are known names."""
+        if not self.profile.features:
+            raise Wrong(
+                "it claims no feature", "without one no case runs: list what the engine can do under `features`"
+            )
+        unknown_features(self.profile.features, self.features, "the profile")
+        return f"{self.profile.file}: {len(self.profile.features)} features"
+
+    async def run(self, tell: Callable[[Check], None]) -> list[Check]:
+        """Run every check until one is fatal."""
+        done: list[Check] = []
+
+        def note(check: Check) -> None:
+            done.append(check)
+            tell(check)
+
+        try:
+            for name, step in [("profile", self.check_profile), *self.steps()]:
+                try:
+                    note(Check(name, True, await step()))
+                except Wrong as wrong:
+                    note(Check(name, False, wrong.found, wrong.advice))
+                    if wrong.fatal:
+                        break
+                except SetupFailed as failed:
+                    note(Check(name, False, failed.cause, advice_for(failed.cause)))
+                    if self.gone():
+                        break
+                except NotSupported as lacking:
+                    note(Check(name, False, f"{lacking.feature} cannot be had", "the profile should not need it"))
+        finally:
+            await self.close()
+        return done
+
+
+_ADVICE = (
+    ("no answer to", "answer each request by its id, flush stdout after each line; a slow engine needs a longer timeout"),
+    ("not JSON", "stdout belongs to the protocol: one JSON-RPC message a line, everything else to stderr"),
+    ("cannot be started", "driver.command must name a program that exists and is executable; ${HERE} is the profile's folder"),
+    ("nobody made", "answer each request once, with the id that it carried"),
+    ("octets", "one message is one line of at most 4 MiB"),
+    ("ended with status", "an adapter runs until `shutdown` or the end of its stdin; its stderr says why it ended"),
+    ("was killed", "an adapter runs until `shutdown` or the end of its stdin"),
+    ("closed its", "an adapter reads stdin and writes stdout until `shutdown`"),
+    ("notification", "the only notification is `exited`"),
+    ("not installed", "install what the line names, then run doctor again"),
+)  # fmt: skip
+
+
+def advice_for(cause: str) -> str:
+    """What to do about an adapter's or engine's failure with this cause."""
+    return next((advice for part, advice in _ADVICE if part in cause), "see docs/adapters.md")
+
+
+def unknown_features(names: Iterable[str], known: frozenset[str], who: str) -> None:
+    """Raises `Wrong` for names that nobody knows, with those that look like them."""
+    strange = sorted(set(names) - known)
+    if not strange:
+        return
+    near = {name: difflib.get_close_matches(name, known, 1, 0.6) for name in strange}
+    told = ", ".join(f"{name!r}{f' (did you mean {near[name][0]!r}?)' if near[name] else ''}" for name in strange[:5])
+    raise Wrong(f"{who} claims unknown features: {told}", "the names are those of fixtures/features.toml")
+
+
+def nonsense() -> str:
+    """A name that nobody can know."""
+    return f"x-{secrets.token_hex(6)}"
+
+
+def examine(
+    profile: Profile, features: frozenset[str], *, timeout: float = 5.0, tell: Callable[[Check], None] = lambda _: None
+) -> list[Check]:
+    """Check `profile`. `features` are the known names, `timeout` seconds how long an answer may take; `tell` hears of
+    each check as soon as it is done."""
+
+    async def run() -> list[Check]:
+        with tempfile.TemporaryDirectory(prefix="edgecase-doctor-") as folder:
+            return await exam(profile, features, timeout, Path(folder)).run(tell)
+
+    return asyncio.run(run())
+
+
+def exam(profile: Profile, features: frozenset[str], timeout: float, folder: Path) -> Exam:
+    """The exam for the profile's kind of driver; `folder` is empty and may be written."""
+    if profile.kind == "adapter":
+        from harness.doctor_adapter import AdapterExam
+
+        return AdapterExam(profile, features, timeout, folder)
+    from harness.doctor_agent import AgentExam
+
+    return AgentExam(profile, features, timeout)

@@ -1,0 +1,95 @@
+"""A first look at a published tunnel: does a client that goes to its endpoint come out at its upstream?
+
+Deliberately crude, and made of the standard library: it tells a wrong address, a dead listener and a crossed wire from
+a working tunnel, before any case judges the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+import ssl
+
+from harness.engine.driver import Endpoint, UpstreamQueue
+from harness.link.stream import LinkReset
+from harness.model.spec import TunnelSpec
+
+HANDSHAKE_RECORD = b"\x16\x03"
+ENOUGH = 4096
+
+
+async def reachable(endpoint: Endpoint, seconds: float) -> str | None:
+    """Why nobody answers TCP at the endpoint, or `None`."""
+    where = f"{endpoint.address}:{endpoint.port}"
+    try:
+        async with asyncio.timeout(seconds):
+            _, writer = await asyncio.open_connection(endpoint.address, endpoint.port)
+    except TimeoutError:
+        return f"{where} does not accept TCP within {seconds:g} s"
+    except (OSError, UnicodeError) as error:
+        return f"{where}: {getattr(error, 'strerror', None) or error}"
+    writer.transport.abort()
+    return None
+
+
+async def carries(endpoint: Endpoint, spec: TunnelSpec, queue: UpstreamQueue, seconds: float) -> str | None:
+    """Why what a client sends to the endpoint does not come to the upstream behind `queue`, or `None`."""
+    nonce = secrets.token_hex(16).encode()
+    client = asyncio.create_task(asyncio.to_thread(_client, endpoint, spec, nonce, seconds))
+    try:
+        async with asyncio.timeout(seconds):
+            seen = await _until_seen(queue, spec, nonce)
+    except TimeoutError:
+        seen = None
+    finally:
+        for incoming in queue.drain():
+            incoming.link.abort()
+    told = await client
+    if seen is None:
+        return f"nothing came to the upstream within {seconds:g} s{f' ({told})' if told else ''}"
+    return seen or None
+
+
+async def _until_seen(queue: UpstreamQueue, spec: TunnelSpec, nonce: bytes) -> str:
+    """Nothing when the first stream at the upstream is the client's, else what it was."""
+    incoming = await queue.get()
+    data = b""
+    try:
+        while len(data) < ENOUGH and not _recognised(data, spec, nonce):
+            more = await incoming.link.receive()
+            if not more:
+                break
+            data += more
+    except LinkReset:
+        pass
+    finally:
+        incoming.link.abort()
+    if _recognised(data, spec, nonce):
+        return ""
+    return f"the upstream got {data[:40]!r} and not what the client sent"
+
+
+def _recognised(data: bytes, spec: TunnelSpec, nonce: bytes) -> bool:
+    return data.startswith(HANDSHAKE_RECORD) if spec.upstream == "tls" else nonce in data
+
+
+def _client(endpoint: Endpoint, spec: TunnelSpec, nonce: bytes, seconds: float) -> str:
+    """Connect, handshake, send; then wait for the end. Blocking: run it in a thread. What went wrong, if anything."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    alpns = ("http/1.1",) if spec.family == "http" else spec.tls_alpns[:1]
+    if alpns:
+        context.set_alpn_protocols(list(alpns))
+    request = b"GET /%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n" % (nonce, endpoint.host.encode())
+    try:
+        with (
+            socket.create_connection((endpoint.address, endpoint.port), seconds) as plain,
+            context.wrap_socket(plain, server_hostname=endpoint.host) as tls,
+        ):
+            tls.sendall(request if spec.family == "http" else nonce)
+            tls.recv(1)
+    except (OSError, ValueError) as error:
+        return str(error)
+    return ""
