@@ -15,9 +15,11 @@ READ_LIMIT = 1 << 26
 class RawPeer:
     """Octets on a link, each step a line in the transcript. Every wait has a deadline."""
 
-    def __init__(self, link: Link, channel: Channel) -> None:
+    def __init__(self, link: Link, channel: Channel, source: str | None = None) -> None:
         self.link = link
         self.channel = channel
+        self.source = source
+        """The client's address, where this is a stream at an upstream and the engine told it."""
         self._kept = b""
 
     async def send(self, data: bytes) -> None:

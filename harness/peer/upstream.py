@@ -56,7 +56,7 @@ class UpstreamSide:
         self._accepted += 1
         channel = self._transcript.channel(UPSTREAM, "upstream", f"upstream-{self._name}-{self._accepted}")
         channel.got("stream opened", detail=f"source {incoming.source}" if incoming.source else "")
-        peer = RawPeer(incoming.link, channel)
+        peer = RawPeer(incoming.link, channel, incoming.source)
         self._peers.append(peer)
         return peer
 
