@@ -209,7 +209,9 @@ def talk(ours: TlsClient | TlsServer, sock: socket.socket) -> list[Any]:
             if isinstance(ours, TlsServer) and event.data == b"ping" and not sent:
                 sent = True
                 sock.sendall(ours.outgoing() + ours.send(b"pong"))
-        sock.sendall(ours.outgoing())
+        answer = ours.outgoing()
+        if answer:
+            sock.sendall(answer)
     return events
 
 

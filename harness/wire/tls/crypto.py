@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,6 +33,15 @@ from harness.wire.tls.numbers import (
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 Randomness = Callable[[int], bytes]
+BAD_CERTIFICATE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What `cryptography` raises, at loading or later, for a certificate that is none."""
 
 _CURVES: dict[int, tuple[type[ec.EllipticCurve], int]] = {SECP256R1: (ec.SECP256R1, 32), SECP384R1: (ec.SECP384R1, 48)}
 GROUPS = (X25519, SECP256R1, SECP384R1)
@@ -144,7 +154,7 @@ def check_signature(
     """None where the signature is the leaf's, else the reason."""
     try:
         key = certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except BAD_CERTIFICATE as error:
         return f"the leaf's key cannot be read: {error}"
     if number not in SCHEMES or not _fits(key, number, tls13=tls13):
         return f"scheme 0x{number:04x} does not fit the leaf's key"
@@ -160,12 +170,20 @@ def check_signature(
             return f"key type {type(key).__name__} is none of ours"
     except InvalidSignature:
         return "signature does not verify with the leaf's key"
+    except BAD_CERTIFICATE as error:
+        return f"the leaf's key cannot verify: {error}"
     return None
 
 
 def load_chain(ders: Iterable[bytes]) -> tuple[x509.Certificate, ...]:
-    """Parse DER. Raises `ValueError`."""
-    return tuple(x509.load_der_x509_certificate(der) for der in ders)
+    """Parse DER. Raises `ValueError` for whatever is no certificate."""
+    try:
+        with warnings.catch_warnings():
+            # Oddities that the library only warns of are the other side's business, not an error of a script.
+            warnings.simplefilter("ignore")
+            return tuple(x509.load_der_x509_certificate(der) for der in ders)
+    except BAD_CERTIFICATE as error:
+        raise ValueError(str(error)) from error
 
 
 def to_der(chain: Iterable[x509.Certificate]) -> tuple[bytes, ...]:
@@ -190,14 +208,10 @@ def verify_chain(
         return "unknown issuer"
     moment = now or datetime.now(UTC)
     try:
-        return _verify(chain, trust, name, moment)
-    except (
-        ValueError,
-        TypeError,
-        UnsupportedAlgorithm,
-        x509.UnsupportedGeneralNameType,
-        x509.DuplicateExtension,
-    ) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _verify(chain, trust, name, moment)
+    except BAD_CERTIFICATE as error:
         return f"invalid: {error}"
 
 
@@ -253,7 +267,7 @@ def _leads_to(chain: Sequence[x509.Certificate], trust: Sequence[x509.Certificat
                 return True
             try:
                 certificate.verify_directly_issued_by(anchor)
-            except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+            except (InvalidSignature, *BAD_CERTIFICATE):
                 continue
             return True
     return False
