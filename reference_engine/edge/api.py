@@ -261,16 +261,20 @@ class Watch:
     def __init__(self, project: str, selection: dict[str, inventory.Selection]) -> None:
         self._project = project
         self._selection = selection
+        self._over = False
         self._events: asyncio.Queue[inventory.Object | None] = asyncio.Queue()
 
     def changed(self, change: Change) -> None:
         """Queue the event of a change that this watcher may see."""
-        if change.subject.project != self._project:
+        if self._over or change.subject.project != self._project:
             return
         kind = "tunnel" if isinstance(change.subject, Tunnel) else "client"
         found = inventory.change_event(change)
         if self._selection[kind].matches(found["object"]):
-            self._events.put_nowait(found if self._events.qsize() < WATCH_QUEUE else None)
+            if self._events.qsize() >= WATCH_QUEUE:
+                self.stop()
+            else:
+                self._events.put_nowait(found)
 
     async def next(self) -> inventory.Object | None:
         """The next event; an empty one when it is quiet for long; None at the end."""
@@ -282,12 +286,14 @@ class Watch:
 
     def stop(self) -> None:
         """End the stream behind what is queued."""
+        self._over = True
         self._events.put_nowait(None)
 
     def client_gone(self) -> None:
         """Nobody listens any more."""
-        self._events = asyncio.Queue()
-        self._events.put_nowait(None)
+        while not self._events.empty():
+            self._events.get_nowait()
+        self.stop()
 
 
 def _block(found: inventory.Object) -> bytes:
