@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import os
 import select
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Coroutine, Mapping
@@ -25,7 +28,7 @@ from harness.link.agent import connect_agent
 from harness.model.profile import Profile
 from harness.model.spec import Settings, TunnelSpec, http, private, tls
 from harness.worker import LoopThread
-from tests.agent_support import DOMAIN, MiniEngine
+from tests.agent_support import DOMAIN, MiniEngine, make_certificate
 
 MINI = ["{python}", "-m", "tests.agent_support"]
 _RUNNER = """
@@ -454,6 +457,39 @@ class TestRunning:
                 await driver.start(Settings.of({"edition": "community"}))
             await driver.stop()
             await engine.stop()
+
+        run(script())
+
+    def test_an_agent_may_prove_itself_by_certificate(self, tmp_path: Path) -> None:
+        chain, key = make_certificate(tmp_path, "agent.localhost")
+        fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(Path(chain).read_text())).hexdigest()
+
+        async def script() -> None:
+            command = [*REFERENCE, "--listen", "127.0.0.1:0", "--agent-certificates", f'["{fingerprint}"]']
+            process = EngineProcess([sys.executable, *command[1:]])
+            await process.start()
+            try:
+                ready = json.loads(await process.read_line("its ready line", 20))
+                process.drain()
+                table = {"address": ready["agent"], "domain": ready["domain"], "ca_file": ready["ca_file"]}
+                with pytest.raises(SetupFailed, match="error 1000"):
+                    await AgentDriver(profile(table, "agent")).start(Settings())
+                driver = AgentDriver(profile({**table, "certificate": chain, "key": key}, "agent"))
+                await driver.start(Settings())
+                session = await driver.open_session("c")
+                published = await session.publish({"main": tls()})
+                incoming = asyncio.ensure_future(published["main"].upstream.get())
+                endpoint = published["main"].endpoint
+                client = await connect_agent(
+                    endpoint.address, endpoint.port, server_name=endpoint.host, ca_file=ready["ca_file"], alpn=()
+                )
+                await client.send(b"x")
+                assert await (await incoming).link.receive() == b"x"
+                await client.close()
+                await session.close()
+                await client.wait_closed()
+            finally:
+                await process.stop()
 
         run(script())
 
