@@ -192,6 +192,19 @@ def test_data_behind_close_notify_is_seen_and_ignored() -> None:
     run(script)
 
 
+def test_what_came_in_vain_is_kept() -> None:
+    async def script(client: TlsPeer, server: TlsPeer, _: Transcript) -> None:
+        await shake(client, server)
+        await server.send(b"ab")
+        set_default(0.05)
+        with pytest.raises(DeadlineExpired):
+            await client.receive_exactly(4)
+        await server.send(b"cd")
+        assert await client.receive_exactly(4) == b"abcd"
+
+    run(script)
+
+
 def test_waiting_in_vain_names_what_was_awaited() -> None:
     async def script(client: TlsPeer, server: TlsPeer, _: Transcript) -> None:
         await shake(client, server)

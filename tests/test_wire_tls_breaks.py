@@ -364,6 +364,38 @@ def test_server_certificates_that_do_not_hold() -> None:
     assert by_address.server.client_hello.server_name is None
 
 
+def test_an_answer_to_a_list_that_the_script_broke_is_no_violation() -> None:
+    """The other side was lenient with our malformed ALPN and selected something: not ours to call broken TLS."""
+
+    class Lenient(TlsServer):
+        def _check_hello(self, message: ClientHello) -> None:
+            return
+
+        def _choose_alpn(self, hello: ClientHello) -> Extension | None:
+            return ext.alpn(["foo"])
+
+    pair = Pair(usual_client(**with_ext(ext.alpn(["foo", ""]))))
+    pair.server = Lenient(usual_server())
+    assert pair.run().done[0].alpn == "foo"
+
+
+def test_a_leaf_that_does_not_fit_the_suite() -> None:
+    ecdsa = tls_pki.identity(NAME)
+    mixed = dataclasses.replace(tls_pki.identity(NAME, kind="rsa"), chain=ecdsa.chain)
+    pair = Pair(usual_client(versions=(TLS12,)), usual_server(identity=mixed)).run()
+    assert "ecdsa leaf with suite ECDHE_RSA" in only(pair.client_events, ProtocolViolation).what
+
+
+def test_what_follows_a_fatal_alert_is_seen_once_and_ignored() -> None:
+    pair = Pair().run()
+    late = pair.client.alert(80) + pair.client.raw_record(23, b"late") + pair.client.raw_record(23, b"later")
+    pair.flow(late)
+    violation = only(pair.server_events, ProtocolViolation)
+    assert "after a fatal alert" in violation.what
+    assert not violation.fatal
+    assert not every(pair.server_events, Data)
+
+
 def test_identity_by_server_name() -> None:
     server = usual_server(identities={"b.t.x": tls_pki.identity("b.t.x")})
     pair = Pair(usual_client(server_name="B.t.x"), server).run()

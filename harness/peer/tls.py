@@ -44,7 +44,7 @@ class TlsPeer:
         self.sessions: list[seen.Session] = []
         self._side = tls
         self._queue: deque[seen.Event | End] = deque()
-        self._kept = b""
+        self._kept = bytearray()
         self._end: End | None = None
         self._transport: End | None = None
         self._started = False
@@ -129,8 +129,7 @@ class TlsPeer:
                 if isinstance(event, End | seen.HandshakeDone):
                     return event
                 self._raise_on(event)
-                if isinstance(event, seen.Data | seen.EarlyData):
-                    self._kept += event.data
+                self._keep(event)
 
     def _ended_by(self, end: End) -> str:
         refused = next((event for event in self.events if isinstance(event, seen.Refused | seen.Unsupported)), None)
@@ -141,7 +140,7 @@ class TlsPeer:
         return f"{end} {alert_name(end.alert)}" if end.alert is not None else str(end)
 
     def _raise_on(self, event: seen.Event) -> None:
-        if isinstance(event, seen.ProtocolViolation) and event.alert is not None:
+        if isinstance(event, seen.ProtocolViolation) and event.fatal:
             raise PeerMismatch(f"legal TLS ({event.section})", event.what)
         if isinstance(event, seen.Unsupported):
             raise PeerMismatch("a choice that this peer speaks", event.what)
@@ -163,8 +162,7 @@ class TlsPeer:
                     raise PeerMismatch(f"{kind.__name__} at the {self.channel.us}", self._ended_by(event))
                 if isinstance(event, kind):
                     return event
-                if isinstance(event, seen.Data | seen.EarlyData):
-                    self._kept += event.data
+                self._keep(event)
 
     async def receive(self, limit: int = CHUNK) -> bytes:
         """The next application octets, `b""` at any end but a reset (see `end`). Raises `LinkReset`, `PeerMismatch`,
@@ -180,36 +178,40 @@ class TlsPeer:
                     raise LinkReset
                 return b""
             self._raise_on(event)
-            if isinstance(event, seen.Data | seen.EarlyData):
-                self._kept = event.data
-        data, self._kept = self._kept[:limit], self._kept[limit:]
+            self._keep(event)
+        return self._taken(limit)
+
+    def _keep(self, event: seen.Event) -> None:
+        if isinstance(event, seen.Data | seen.EarlyData):
+            self._kept += event.data
+
+    def _taken(self, count: int) -> bytes:
+        data = bytes(self._kept[:count])
+        del self._kept[:count]
         return data
 
     async def receive_exactly(self, count: int) -> bytes:
-        """Exactly `count` octets. Raises `PeerMismatch` when the connection ends before."""
-        data = bytearray()
+        """Exactly `count` octets; what came is kept when it is in vain. Raises `PeerMismatch` at an end before."""
         async with deadline(f"{count} octets at the {self.channel.us}"):
-            while len(data) < count:
-                chunk = await self._receive(count - len(data))
-                if not chunk:
-                    what = f"{len(data)} octets, then {self._ended_by(self._end or End(EndKind.FIN))}"
+            while len(self._kept) < count:
+                event = await self._next()
+                if isinstance(event, End):
+                    what = f"{len(self._kept)} octets, then {self._ended_by(event)}"
                     raise PeerMismatch(f"{count} octets at the {self.channel.us}", what)
-                data += chunk
-        return bytes(data)
+                self._raise_on(event)
+                self._keep(event)
+        return self._taken(count)
 
     async def receive_until_end(self) -> tuple[bytes, End]:
         """All application octets up to the end, and how it ended. Raises `DeadlineExpired`, `PeerMismatch` above
         `READ_LIMIT`."""
-        data = bytearray(self._kept)
-        self._kept = b""
         async with deadline(f"the end of the connection at the {self.channel.us}"):
             while True:
                 event = await self._next()
                 if isinstance(event, End):
-                    return bytes(data), event
-                if isinstance(event, seen.Data | seen.EarlyData):
-                    data += event.data
-                if len(data) > READ_LIMIT:
+                    return self._taken(len(self._kept)), event
+                self._keep(event)
+                if len(self._kept) > READ_LIMIT:
                     raise PeerMismatch("the connection to end", f"more than {READ_LIMIT} octets")
 
     async def end(self) -> End:

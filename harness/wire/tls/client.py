@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from harness.wire.tls.client12 import Client12
 from harness.wire.tls.client13 import Client13
+from harness.wire.tls.codec import DecodeError
 from harness.wire.tls.events import Stop, Unsupported, Violation
 from harness.wire.tls.messages import Message, ServerHello
 from harness.wire.tls.numbers import (
@@ -57,7 +58,7 @@ class TlsClient(Client13, Client12):
     def _check_version(self, message: ServerHello) -> int:
         version = message.selected_version
         explicit = message.extension(ExtensionType.SUPPORTED_VERSIONS) is not None
-        listed = self.hello.supported_versions
+        listed = self._listed_versions()
         section = "RFC 8446 section 4.2.1"
         if explicit and (version < TLS13 or version not in (listed or ())):
             raise Violation(f"supported_versions selects {version_name(version)}", section, _ILLEGAL)
@@ -72,6 +73,12 @@ class TlsClient(Client13, Client12):
         if version not in (TLS12, TLS13):
             raise Stop(Unsupported(f"{version_name(version)} was chosen"), AlertDescription.PROTOCOL_VERSION)
         return version
+
+    def _listed_versions(self) -> tuple[int, ...] | None:
+        try:
+            return self.hello.supported_versions
+        except DecodeError:
+            return self.options.versions
 
     def _legacy_offered(self, version: int, listed: tuple[int, ...] | None) -> bool:
         if version >= TLS13:

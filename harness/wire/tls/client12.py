@@ -7,7 +7,7 @@ import hmac
 
 from harness.wire.tls import extensions as ext
 from harness.wire.tls.codec import TlsUsageError
-from harness.wire.tls.crypto import KeyExchange, check_signature, fitting_schemes, sign, to_der
+from harness.wire.tls.crypto import KeyExchange, check_signature, fitting_schemes, key_kind, sign, to_der
 from harness.wire.tls.endpoint import Handler
 from harness.wire.tls.events import HandshakeDone, Session, Stop, TicketReceived, Unsupported, Violation
 from harness.wire.tls.hello import ClientBase
@@ -64,7 +64,7 @@ class Client12(ClientBase):
         if self._session_id and message.session_id == self._session_id:
             if session is None:
                 what = "session id echoed although no session was offered"
-                raise Violation(what, "RFC 8446 appendix D.1", _ILLEGAL)
+                raise Violation(what, "RFC 5246 section 7.4.1.3", _ILLEGAL)
             self._resume_12(session)
         else:
             self._expected = {HandshakeType.CERTIFICATE: self._on_certificate_12}
@@ -95,15 +95,20 @@ class Client12(ClientBase):
         if not message.entries:
             raise Violation("empty server Certificate", "RFC 5246 section 7.4.2", AlertDescription.DECODE_ERROR)
         self._take_chain(message.chain, self.verify_name)
+        assert self.suite is not None
+        kind = key_kind(self.peer_certificates[0])
+        if kind != self.suite.auth:
+            what = f"{kind} leaf with suite {self.suite.name}"
+            raise Violation(what, "RFC 5246 section 7.4.2", AlertDescription.UNSUPPORTED_CERTIFICATE)
         self._transcript += raw
         self._expected = {HandshakeType.SERVER_KEY_EXCHANGE: self._on_server_key_exchange}
 
     def _on_server_key_exchange(self, message: Message, raw: bytes) -> None:
         assert isinstance(message, ServerKeyExchange)
         section = "RFC 8422 section 5.4"
-        if message.group not in (self.hello.groups or ()):
+        if self._not_offered(message.group, "groups"):
             raise Violation(f"ServerKeyExchange in {group_name(message.group)}, not offered", section, _ILLEGAL)
-        if message.scheme not in (self.hello.signature_schemes or ()):
+        if self._not_offered(message.scheme, "signature_schemes"):
             what = f"ServerKeyExchange signed by scheme 0x{message.scheme:04x}, not offered"
             raise Violation(what, "RFC 5246 section 7.4.1.4.1", _ILLEGAL)
         content = self.client_random + self.server_random + message.params

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 
 from harness.wire.tls import extensions as ext
-from harness.wire.tls.codec import TlsUsageError, uint, vector
+from harness.wire.tls.codec import DecodeError, TlsUsageError, uint, vector
 from harness.wire.tls.crypto import KeyExchange, check_signature, fitting_schemes, sign, to_der
 from harness.wire.tls.endpoint import CERTIFICATE_VERIFY_PREFIX
 from harness.wire.tls.events import HandshakeDone, Session, Stop, TicketReceived, Unsupported, Violation
@@ -67,7 +67,7 @@ class Client13(ClientBase):
             raise Violation("HelloRetryRequest that changes nothing", section, _ILLEGAL)
         if data is not None:
             group = ext.parse_uint16(data, "key_share")
-            if group not in (self.hello.groups or ()):
+            if self._not_offered(group, "groups"):
                 raise Violation(f"HelloRetryRequest for {group_name(group)}, which was not offered", section, _ILLEGAL)
             if group in self._shared_groups():
                 raise Violation(f"HelloRetryRequest for {group_name(group)}, whose share was sent", section, _ILLEGAL)
@@ -88,7 +88,10 @@ class Client13(ClientBase):
             raise Stop(Unsupported(str(error)), AlertDescription.HANDSHAKE_FAILURE) from None
 
     def _shared_groups(self) -> list[int]:
-        return [group for group, _ in self.hello.key_shares or ()]
+        try:
+            return [group for group, _ in self.hello.key_shares or ()]
+        except DecodeError:
+            return list(self._exchanges)
 
     def _on_server_hello_13(self, message: ServerHello, raw: bytes) -> None:
         suite = self.suite
@@ -116,9 +119,8 @@ class Client13(ClientBase):
             return None
         assert self.suite is not None
         section = "RFC 8446 section 4.2.11"
-        offered = self.hello.psks
         index = ext.parse_uint16(data, "pre_shared_key")
-        if offered is None or index >= len(offered.identities):
+        if index >= self._offered_psks():
             raise Violation(f"selected_identity {index} was not offered", section, _ILLEGAL)
         if SUITES[session.suite].hash != self.suite.hash:
             raise Violation("PSK selected with a suite of another hash", section, _ILLEGAL)
@@ -128,6 +130,13 @@ class Client13(ClientBase):
         self.peer_certificates = session.peer_certificates
         self.peer_verified = session.peer_verified
         return session.secret
+
+    def _offered_psks(self) -> int:
+        try:
+            offered = self.hello.psks
+        except DecodeError:
+            return 1
+        return len(offered.identities) if offered else 0
 
     def _shared_secret(self, message: ServerHello) -> bytes:
         section = "RFC 8446 section 4.2.8"
@@ -190,7 +199,7 @@ class Client13(ClientBase):
     def _on_certificate_verify_13(self, message: Message, raw: bytes) -> None:
         assert isinstance(message, CertificateVerify)
         section = "RFC 8446 section 4.4.3"
-        if message.scheme not in (self.hello.signature_schemes or ()):
+        if self._not_offered(message.scheme, "signature_schemes"):
             raise Violation(f"CertificateVerify by scheme 0x{message.scheme:04x}, not offered", section, _ILLEGAL)
         content = CERTIFICATE_VERIFY_PREFIX["server"] + self._hash()
         wrong = check_signature(self.peer_certificates[0], message.scheme, content, message.signature, tls13=True)

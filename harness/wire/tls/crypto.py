@@ -175,6 +175,17 @@ def check_signature(
     return None
 
 
+def key_kind(certificate: x509.Certificate) -> str:
+    """`rsa` or `ecdsa` (Ed25519 among them), as the TLS 1.2 suites say it; `unreadable`, or the type's name."""
+    try:
+        key = certificate.public_key()
+    except BAD_CERTIFICATE:
+        return "unreadable"
+    if isinstance(key, rsa.RSAPublicKey):
+        return "rsa"
+    return "ecdsa" if isinstance(key, ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey) else type(key).__name__
+
+
 def load_chain(ders: Iterable[bytes]) -> tuple[x509.Certificate, ...]:
     """Parse DER. Raises `ValueError` for whatever is no certificate."""
     try:

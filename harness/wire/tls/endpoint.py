@@ -121,6 +121,7 @@ class Endpoint:
         self._key_updates = 0
         self._ended = False
         self._late_reported = False
+        self._peer_end = ("close_notify", "RFC 8446 section 6.1")
         self._write_secret = b""
         self._read_secret = b""
         self._pending_read: Aead12 | None = None
@@ -209,8 +210,9 @@ class Endpoint:
         # Ignored as RFC 8446 section 6.1 asks, but worth knowing once.
         if not self._late_reported:
             self._late_reported = True
-            what = f"{content_name(record.type)} record of {len(record.payload)} octets after close_notify"
-            self._events.append(ProtocolViolation(what, "RFC 8446 section 6.1", None))
+            end, section = self._peer_end
+            what = f"{content_name(record.type)} record of {len(record.payload)} octets after {end}"
+            self._events.append(ProtocolViolation(what, section, None, fatal=False))
 
     def _on_handshake(self, payload: bytes) -> None:
         if not payload:
@@ -287,6 +289,7 @@ class Endpoint:
         self._events.append(Alert(level, description, fatal))
         if fatal:
             self.peer_closed = self.write_closed = True
+            self._peer_end = ("a fatal alert", "RFC 8446 section 6.2")
 
     def _on_change_cipher_spec(self, record: Record) -> None:
         if record.payload != b"\x01":

@@ -116,11 +116,15 @@ class TicketReceived:
 
 @dataclass(frozen=True, slots=True)
 class ProtocolViolation:
-    """The other side broke TLS: `what`, and the `section` that it broke. `alert` is what we answered, if anything."""
+    """The other side broke TLS: `what`, and the `section` that it broke. `alert` is what we answered, if anything.
+
+    `fatal` is False for what a receiver is to ignore (octets behind close_notify): the connection is as it was.
+    """
 
     what: str
     section: str
     alert: int | None
+    fatal: bool = True
 
     def __str__(self) -> str:
         return f"{self.what} ({self.section})"

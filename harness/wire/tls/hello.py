@@ -190,6 +190,15 @@ class ClientBase(Endpoint):
         self._early_sent = True
         self._say_data(data)
 
+    def _not_offered(self, value: int | str, attribute: str) -> bool:
+        """Whether `value` is missing in that list of our hello. A list that the script broke says nothing: the other
+        side's answer to it is no fault of its own that TLS could name."""
+        try:
+            listed: tuple[int | str, ...] | None = getattr(self.hello, attribute)
+        except DecodeError:
+            return False
+        return value not in (listed or ())
+
     def _take_alpn(self, data: bytes | None) -> None:
         """The server's choice: exactly one, of those offered (RFC 7301 section 3.1)."""
         if data is None:
@@ -198,7 +207,7 @@ class ClientBase(Endpoint):
         if len(names) != 1:
             raise Violation(f"{len(names)} protocols selected", "RFC 7301 section 3.1", AlertDescription.DECODE_ERROR)
         self.alpn = names[0].decode("latin-1")
-        if self.alpn not in (self.hello.alpn or ()):
+        if self._not_offered(self.alpn, "alpn"):
             what = f"ALPN {self.alpn!r} selected, not offered"
             raise Violation(what, "RFC 7301 section 3.2", AlertDescription.ILLEGAL_PARAMETER)
 
