@@ -56,6 +56,7 @@ class Scene:
         self.driver = driver
         self.session = session
         self.transcript = transcript
+        session.transcript = transcript
         self.judge = Judge(ledger, case, transcript)
         self._published: dict[str, Published] = {}
         self._sides: dict[str, UpstreamSide] = {}
@@ -232,7 +233,7 @@ class Scene:
             for task in tasks:
                 if task.done():
                     task.result()
-            return tasks[0].result(), tasks[1].result()  # type: ignore[return-value]
+            return tasks[0].result(), tasks[1].result()
         finally:
             for task in tasks:
                 task.cancel()
@@ -258,9 +259,9 @@ class Scene:
         if self.spec(name).family == "http":
             from harness.peer.http1 import probe
 
-            client = await self.http_client(name)
-            await probe(client, self.http_upstream(name), self.nonce().hex())
-            await client.close()
+            asking = await self.http_client(name)
+            await probe(asking, self.http_upstream(name), self.nonce().hex())
+            await asking.close()
             return
         token = self.nonce()
         client, server = await self.pair(name, nonce=token)

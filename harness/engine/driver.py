@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from harness.errors import NotSupported
+from harness.evidence.transcript import Transcript
 from harness.link.stream import Link
 from harness.model.spec import Settings, TunnelSpec
 
@@ -113,8 +115,10 @@ class Published:
 
 
 class Session(ABC):
-    """The publications of one case. Over the agent protocol it owns a control channel of its own; with planned
-    publishing it only looks up."""
+    """The publications of one case. Over the agent protocol it owns a control channel of its own; with planned publishing
+    it only looks up. The scene sets `transcript` before the first step, so that the agent's leg is told, too."""
+
+    transcript: Transcript | None = None
 
     @abstractmethod
     async def publish(self, specs: Mapping[str, TunnelSpec]) -> dict[str, Published]:
@@ -163,6 +167,11 @@ class Driver(ABC):
     async def ended(self) -> str | None:
         """As `crashed`, but certain: asked after a departure, it waits until a dying process is gone. Bounded."""
         return self.crashed()
+
+    def exchange_certificate(self) -> int:
+        """Put another certificate of the same names into the files that the engine was given by the setting
+        `certificate.reload`; its serial number. Raises `NotSupported`."""
+        raise NotSupported("setting certificate.reload")
 
     @abstractmethod
     def log_tail(self, lines: int = 40) -> tuple[str, ...]:
