@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -322,6 +323,15 @@ class Http1Client:
             while await self._some(response):
                 pass
         return response
+
+    async def digest(self, response: Response) -> tuple[int, str]:
+        """Size and SHA-256 (hex) of the rest of the body, of which nothing is kept: for large ones."""
+        size, hashed = 0, hashlib.sha256()
+        while data := await self.read_some(response):
+            response.content.clear()
+            size += len(data)
+            hashed.update(data)
+        return size, hashed.hexdigest()
 
     async def response(self) -> Response:
         """The next final response, whole; it may be incomplete, which `complete` says."""

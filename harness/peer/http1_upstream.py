@@ -8,6 +8,7 @@ requests show up.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -146,15 +147,19 @@ class UpstreamRequest:
 
     async def read_some(self) -> bytes:
         """The next octets of the body, `b""` when no more can come; see `complete`."""
+        data = await self._next_piece()
+        self._read += data
+        if len(self._read) > MAX_BODY:
+            raise PeerMismatch("the request to end", f"more than {MAX_BODY} octets")
+        return data
+
+    async def _next_piece(self) -> bytes:
         async with deadline(f"content of {start_line(self.head)!r} at the upstream"):
             await self.connection.changed.until(lambda: bool(self._pieces) or self.ended)
         if not self._pieces:
             return b""
         data = self._pieces.popleft()
-        self._read += data
         self.connection.consumed(len(data))
-        if len(self._read) > MAX_BODY:
-            raise PeerMismatch("the request to end", f"more than {MAX_BODY} octets")
         return data
 
     async def body(self) -> bytes:
@@ -172,6 +177,14 @@ class UpstreamRequest:
         while await self.read_some():
             pass
         return bytes(self._read)
+
+    async def digest(self) -> tuple[int, str]:
+        """Size and SHA-256 (hex) of the rest of the body, of which nothing is kept: for large ones."""
+        size, hashed = 0, hashlib.sha256()
+        while data := await self._next_piece():
+            size += len(data)
+            hashed.update(data)
+        return size, hashed.hexdigest()
 
     async def read_exactly(self, count: int) -> bytes:
         """Read until at least `count` octets of the body have come; gives all that were read so far."""
