@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from harness.engine.agent_driver import ProtocolDriver, split_address
@@ -17,6 +19,7 @@ from harness.errors import DeadlineExpired, NotSupported, SetupFailed
 from harness.link.agent import EngineAccess
 from harness.model.profile import Profile
 from harness.model.spec import Settings, SettingValue
+from harness.peer.tls_pki import EDGE_ROOT, authority
 
 START_TIMEOUT_MS = 20_000
 STOP_SECONDS = 10.0
@@ -27,25 +30,44 @@ class LaunchDriver(ProtocolDriver):
     """One engine process. Keys of the profile's driver table: `command` (`{python}` is this interpreter), `settings`
     (per setting the arguments that say it, with `{value}`, or `{tokens}` for a TOML list of tokens), `settings_off`
     (the arguments for `false`), `listen` (arguments for the public listener: any free port at first, the same one after
-    a restart), `start_timeout_ms`, `project`."""
+    a restart), `start_timeout_ms`, `project`. With the setting `certificate.reload` the engine's certificate for the
+    setting `domain` lies in `{folder}`: `chain.pem`, `key.pem`, `ca.pem`, and `combined.pem` (chain and key)."""
 
     def __init__(self, profile: Profile) -> None:
         super().__init__(profile)
         self._process: EngineProcess | None = None
         self._settings = Settings()
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self.ready: dict[str, Any] = {}
 
     async def start(self, settings: Settings) -> None:
         """Start the engine with `settings`. Raises `SetupFailed`, and `NotSupported` for a setting without
         arguments."""
         self._settings = settings
+        if settings.get("certificate.reload"):
+            self._folder = tempfile.TemporaryDirectory(prefix="edgecase-edge-")
+            self.exchange_certificate()
         await self._start(FIRST_LISTEN)
 
     async def restart(self) -> None:
         """Stop and start again on the same public port. Raises `SetupFailed`."""
         address = str(self.ready.get("https") or FIRST_LISTEN)
-        await self.stop()
+        await self._end()
         await self._start(address)
+
+    def exchange_certificate(self) -> int:
+        """See `Driver.exchange_certificate`; each file is replaced in one step, the key before the chain."""
+        domain = self._settings.get("domain")
+        if self._folder is None or domain is None:
+            raise NotSupported("setting certificate.reload without domain")
+        names = (str(domain), f"*.{domain}", f"*.t.{domain}")
+        leaf = authority(EDGE_ROOT).issue(*names)
+        folder = Path(self._folder.name)
+        with tempfile.TemporaryDirectory(prefix="new-", dir=folder) as new:
+            written = leaf.write(Path(new))
+            for name in ("ca", "key", "chain", "combined"):
+                written[name].replace(folder / written[name].name)
+        return leaf.chain[0].serial_number
 
     async def _start(self, listen: str) -> None:
         command = self._command(listen)
@@ -66,7 +88,8 @@ class LaunchDriver(ProtocolDriver):
         command += [str(word).replace("{value}", listen) for word in table.get("listen", ())]
         for key, value in self._settings.items:
             command += arguments_for(table, key, value)
-        return command
+        folder = self._folder.name if self._folder else ""
+        return [word.replace("{folder}", folder) for word in command]
 
     async def _ready_line(self, process: EngineProcess) -> bytes:
         seconds = int(self.profile.driver.get("start_timeout_ms", START_TIMEOUT_MS)) / 1000
@@ -101,6 +124,11 @@ class LaunchDriver(ProtocolDriver):
 
     async def stop(self) -> None:
         """Stop the engine; safe to call twice and after a crash."""
+        await self._end()
+        if self._folder:
+            self._folder.cleanup()
+
+    async def _end(self) -> None:
         if self._process:
             await self._process.stop(STOP_SECONDS)
 
