@@ -160,7 +160,7 @@ class AgentSession(Session):
         return self.agent.transcript
 
     @transcript.setter
-    def transcript(self, transcript: Transcript) -> None:
+    def transcript(self, transcript: Transcript | None) -> None:
         self.agent.transcript = transcript
 
     async def open(self) -> Agent:

@@ -115,8 +115,9 @@ class Published:
 
 
 class Session(ABC):
-    """The publications of one case. Over the agent protocol it owns a control channel of its own; with planned publishing
-    it only looks up. The scene sets `transcript` before the first step, so that the agent's leg is told, too."""
+    """The publications of one case. Over the agent protocol it owns a control channel of its own; with planned
+    publishing it only looks up. The scene sets `transcript` before the first step, so that the agent's leg is told,
+    too."""
 
     transcript: Transcript | None = None
 
