@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -215,3 +216,85 @@ def levels(client: TlsPeer) -> list[int]:
 def messages(client: TlsPeer, name: str) -> Sequence[Any]:
     """The handshake messages of that name that the other side sent, decoded."""
     return [event.message for event in client.events if isinstance(event, seen.HandshakeMessage) and event.name == name]
+
+
+async def reached(scene: Scene, client: TlsPeer, name: str = "main") -> End | None:
+    """Whether `client` gets through to the upstream of the tunnel `name`, with a nonce: None, or how it was refused."""
+    token, side = scene.nonce(), scene.upstream(name)
+    behind = scene.spec(name).upstream == "tls"
+    taking = asyncio.ensure_future(side.accept_tls() if behind else side.accept_with(token))
+    try:
+        result = await client.try_handshake()
+        if isinstance(result, End):
+            return result
+        await offer(client, token)
+        ending = asyncio.ensure_future(client.end())
+        await asyncio.wait((taking, ending), return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        await asyncio.gather(ending, return_exceptions=True)
+        if not taking.done():
+            return ending.result()
+        upstream = taking.result()
+        if isinstance(upstream, TlsPeer):
+            await side.check_nonce(upstream, token)
+        return None
+    finally:
+        taking.cancel()
+        await asyncio.gather(taking, return_exceptions=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """What a TLS upstream saw of a connection that had to fail: the octets it got, and how the engine ended it."""
+
+    peer: TlsPeer
+    data: bytes
+    end: End
+
+
+async def broken_upstream(
+    scene: Scene, *requirements: str, client: Mapping[str, Any] | None = None, name: str = "main", **server: Any
+) -> tuple[TlsPeer, Upstream]:
+    """An upstream TLS server with these options, which must not lead to data: by `requirements` the client gets none,
+    nothing of its own arrives there, and its connection ends."""
+    near = await scene.tls_client(name, handshake=False, **(client or {}))
+    token = scene.nonce()
+    serving = asyncio.ensure_future(_serve_broken(scene, name, server))
+    try:
+        with scene.judging(*requirements):
+            result = await near.try_handshake()
+            data = b""
+            if isinstance(result, seen.HandshakeDone):
+                await offer(near, token)
+                data, result = await near.receive_until_end()
+            far = await serving
+        for requirement in requirements:
+            nothing = not data and token not in far.data
+            actual = f"{len(data)} octets at the client, {len(far.data)} at the upstream"
+            scene.expect(requirement, nothing, expected="no application data on either side", actual=actual)
+        return near, far
+    finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+
+async def _serve_broken(scene: Scene, name: str, options: Mapping[str, Any]) -> Upstream:
+    server = await scene.upstream(name).accept_tls(handshake=False, **options)
+    result = await server.try_handshake()
+    data = b""
+    if isinstance(result, seen.HandshakeDone):
+        try:
+            await server.send(b"from the upstream")
+        except LinkReset:
+            data = b""
+        data, result = await server.receive_until_end()
+    return Upstream(server, data, result)
+
+
+async def ended_at_upstream(scene: Scene, requirement: str, far: Upstream, allowed: Ending) -> None:
+    """Judge how the engine ended its connection to the upstream."""
+    item = allowed.branch(far.end)
+    if item is None:
+        scene.depart(requirement, expected=f"{allowed.described} at the upstream", actual=str(far.end))
+        return
+    scene.allow(requirement, item)
