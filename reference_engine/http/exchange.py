@@ -348,7 +348,13 @@ class Exchange:
         self._begun = True
         self._down.watch(None)
         self._switched = True
-        await relay(self._edge.relay, self._down.raw(), up.raw(), client_half_open=self._down.half_open)
+        await relay(
+            self._edge.relay,
+            self._down.raw(),
+            up.raw(),
+            client_half_open=self._down.half_open,
+            upstream_half_open=self._edge.half_open(up.stream),
+        )
 
     async def _finish(self, up: UpstreamConnection) -> None:
         """The response is complete: let the rest of the request go up while somebody reads it (RFC 9110 section

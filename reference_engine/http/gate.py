@@ -35,6 +35,7 @@ class Gate:
         self._framing: Framing = NO_CONTENT
         self._left = 0
         self._chunk = "line"
+        self._section = b""
         self._extensions = 0
         self._skipped = 0
 
@@ -138,24 +139,29 @@ class Gate:
         return taken
 
     def _chunks(self) -> bytes:
+        """All chunk data that is here as one chunk, without extensions; behind the last chunk the trailer section."""
         rest = self._rest
         at = 0
-        out: list[bytes] = []
+        data: list[bytes] = []
         try:
             while self._chunk != "done":
-                taken = getattr(self, "_" + self._chunk)(rest, at, out)
+                taken = getattr(self, "_" + self._chunk)(rest, at, data)
                 if taken == 0:
                     break
                 at += taken
         except ProtocolFault:
             # What is in order goes on first, as it would have if it had come alone; the fault is found again.
-            if not out:
+            if not data:
                 raise
         self._rest = rest[at:]
+        size = sum(map(len, data))
+        out = [b"%x\r\n" % size, *data, b"\r\n"] if size else []
+        if self._chunk == "done":
+            out += [b"0\r\n", self._section]
+            self._framing = NO_CONTENT
         return b"".join(out)
 
-    def _line(self, rest: bytes, at: int, out: list[bytes]) -> int:
-        """One chunk line; it goes on without its extensions."""
+    def _line(self, rest: bytes, at: int, data: list[bytes]) -> int:
         end = rest.find(b"\r\n", at)
         if end < 0:
             tail = rest[at:-1] if rest.endswith(b"\r") else rest[at:]
@@ -173,29 +179,27 @@ class Gate:
             check(self._rules.chunk_extensions(self._extensions, self._limits))
         self._left = size
         self._chunk = "data" if size else "trailers"
-        out.append(b"%x\r\n" % size)
         return end + 2 - at
 
-    def _data(self, rest: bytes, at: int, out: list[bytes]) -> int:
+    def _data(self, rest: bytes, at: int, data: list[bytes]) -> int:
         piece = rest[at : at + self._left]
         self._left -= len(piece)
         if piece:
-            out.append(piece)
+            data.append(piece)
         if not self._left:
             self._chunk = "end"
         return len(piece)
 
-    def _end(self, rest: bytes, at: int, out: list[bytes]) -> int:
+    def _end(self, rest: bytes, at: int, data: list[bytes]) -> int:
         found = rest[at : at + 2]
         if len(found) < 2:
             check(self._rules.chunk_end(b"\r\n" if found in (b"", b"\r") else found))
             return 0
         check(self._rules.chunk_end(found))
-        out.append(b"\r\n")
         self._chunk = "line"
         return 2
 
-    def _trailers(self, rest: bytes, at: int, out: list[bytes]) -> int:
+    def _trailers(self, rest: bytes, at: int, data: list[bytes]) -> int:
         empty = rest.startswith(b"\r\n", at)
         found = rest.find(b"\r\n\r\n", at)
         if not empty and found < 0:
@@ -209,6 +213,6 @@ class Gate:
         check(self._rules.trailer_size(section, self._limits))
         if len(section) > 2:
             section = self._rules.trailer_section(self._whole_head(b"\r\n" + section)[2:])
-        out.append(section)
+        self._section = section
         self._chunk = "done"
         return end - at

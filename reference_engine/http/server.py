@@ -25,13 +25,13 @@ from reference_engine.http.rules import HttpRules
 from reference_engine.http.syntax import Framing, Limits
 from reference_engine.relay.pump import Relay
 from reference_engine.relay.stream import Address, ByteStream, StreamReset
+from reference_engine.tls.stream import TlsStream
 from reference_engine.tls.upstream import UpstreamTlsFailed
 from reference_engine.tunnel.model import Tunnel
 from reference_engine.tunnel.registry import Change
 
 if TYPE_CHECKING:
     from reference_engine.engine import Engine
-    from reference_engine.tls.stream import TlsStream
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -331,6 +331,10 @@ class HttpTunnels:
         """The engine's log."""
         return self._engine.log
 
+    def half_open(self, stream: ByteStream) -> bool:
+        """Whether a stream takes data behind its own end."""
+        return not isinstance(stream, TlsStream) or self._engine.parts.tls.keeps_half_open(stream.version)
+
     def lookup(self, name: str) -> Tunnel | None:
         """The tunnel of a host name."""
         return self._engine.registry.by_hostname(name)
@@ -349,8 +353,7 @@ class HttpTunnels:
             await exchange.run()
             carried = carried or exchange.forwarded
 
-        half_open = self._engine.parts.tls.keeps_half_open(stream.version)
-        connection = H1Connection(stream, self.rules, self._engine.settings, handle, half_open=half_open)
+        connection = H1Connection(stream, self.rules, self._engine.settings, handle, half_open=self.half_open(stream))
         self._connections.add(connection)
         try:
             await connection.run()

@@ -11,6 +11,11 @@ from reference_engine.relay.pump import Relay, Relayed
 from reference_engine.relay.stream import ByteStream
 
 
-async def relay(pump: Relay, client: ByteStream, upstream: ByteStream, *, client_half_open: bool) -> Relayed:
-    """Relay until both directions have ended; both streams are closed then. Cancelling aborts both."""
-    return await pump.run(client, upstream, a_half_open=client_half_open)
+async def relay(
+    pump: Relay, client: ByteStream, upstream: ByteStream, *, client_half_open: bool, upstream_half_open: bool
+) -> Relayed:
+    """Relay until both directions have ended; both streams are closed then. Cancelling aborts both.
+
+    The flags say whether a stream takes data behind its own end (TLS 1.2 does not, RFC 5246 section 7.2.1).
+    """
+    return await pump.run(client, upstream, a_half_open=client_half_open, b_half_open=upstream_half_open)
