@@ -193,9 +193,7 @@ def _case_of(requirement: str, rule: Rule) -> CaseFunction:
     )(refused)
 
 
-for _requirement, _rule in RULES.items():
-    _function = _case_of(_requirement, _rule)
-    globals()[_function.__name__] = _function
+globals().update({made.__name__: made for made in (_case_of(row, rule) for row, rule in RULES.items())})
 
 
 @case(
