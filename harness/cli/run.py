@@ -7,12 +7,13 @@ import os
 import secrets
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from harness.collect import conformance_folder
 from harness.errors import UsageError
 from harness.ledger import Ledger
-from harness.model.record import RunRecord, read_record
+from harness.model.record import RunRecord, read_record, write_record
 from harness.profiles import load
 from reports import allure, html, junit, summary
 
@@ -69,7 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
     finished = subprocess.run(_pytest(arguments, seed, record_file), check=False, env=_environment())
     if not record_file.exists():
         return 2 if finished.returncode in (4, 5) else 3
-    record = read_record(record_file)
+    record = replace(read_record(record_file), argv=("edgecase", *sys.argv[1:]))
+    write_record(record, record_file)
     return finish(record, output, arguments.allure, finished.returncode)
 
 

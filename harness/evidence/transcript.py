@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections import deque
 from collections.abc import Callable
 
 from harness.model.event import AGENT, DOWNSTREAM, HARNESS, UPSTREAM, Event
 
-SAMPLE = 256
-MAX_EVENTS = 5000
+SAMPLE = 128
+KEPT_AT_EACH_END = 400
+"""Steps kept from the beginning, and as many from the end: what departs is near one of them."""
 
 
 class Transcript:
-    """Collects events. `clock` gives seconds (monotonic); the first event is at 0. At most `MAX_EVENTS`; the rest is
-    counted."""
+    """Collects events. `clock` gives seconds (monotonic); the first event is at 0.
+
+    The first and the last `KEPT_AT_EACH_END` are kept; `dropped` counts those between them.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._start = clock()
-        self._events: list[Event] = []
+        self._first: list[Event] = []
+        self._last: deque[Event] = deque(maxlen=KEPT_AT_EACH_END)
         self.dropped = 0
 
     def add(  # the shape of an event, see Event
@@ -34,10 +39,7 @@ class Transcript:
         channel: str = "",
     ) -> None:
         """Add one step; `data` is kept as size, digest and sample."""
-        if len(self._events) >= MAX_EVENTS:
-            self.dropped += 1
-            return
-        self._events.append(
+        self._keep(
             Event(
                 at=round(self._clock() - self._start, 6),
                 leg=leg,
@@ -56,17 +58,28 @@ class Transcript:
         """A step of the harness itself: a barrier, a publication, a judgement."""
         self.add(HARNESS, "harness", "harness", what, detail=detail)
 
+    def _keep(self, event: Event) -> None:
+        if len(self._first) < KEPT_AT_EACH_END:
+            self._first.append(event)
+            return
+        self.dropped += len(self._last) == KEPT_AT_EACH_END
+        self._last.append(event)
+
     def mark_departed(self) -> None:
         """Mark the last step on a leg as the one where the engine departed from what was expected."""
-        for index in range(len(self._events) - 1, -1, -1):
-            if self._events[index].leg != HARNESS or index == 0:
-                self._events[index] = dataclasses.replace(self._events[index], departed=True)
-                return
+        for kept in (self._last, self._first):
+            for index in range(len(kept) - 1, -1, -1):
+                if kept[index].leg != HARNESS:
+                    kept[index] = dataclasses.replace(kept[index], departed=True)
+                    return
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """All steps so far, in order."""
-        return tuple(self._events)
+        """All steps that were kept, in order, with a line for those that were not."""
+        if not self.dropped:
+            return (*self._first, *self._last)
+        gap = Event(self._first[-1].at, HARNESS, "harness", "harness", "left out", f"{self.dropped} steps")
+        return (*self._first, gap, *self._last)
 
     def channel(self, leg: str, us: str, name: str) -> Channel:
         """A view for one connection: `us` is `client`, `upstream` or `agent`; the other side is the engine."""

@@ -131,6 +131,9 @@ class RunRecord:
 
 def to_json(value: Any) -> Any:
     """Plain JSON data of a record (or any frozen dataclass of this package)."""
+    if isinstance(value, Event):  # tens of thousands in a record: what is absent is left out
+        pairs = ((field.name, getattr(value, field.name), field.default) for field in dataclasses.fields(value))
+        return {name: item for name, item, default in pairs if item != default}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Enum):
@@ -198,5 +201,5 @@ def read_record(path: Path) -> RunRecord:
 def write_record(record: RunRecord, path: Path) -> None:
     """Write `run.json`; the folder is made. Lone surrogates in what a peer said become JSON escapes, and come back."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(to_json(record), indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(to_json(record), ensure_ascii=False, separators=(",", ":")) + "\n"
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
