@@ -274,7 +274,9 @@ def test_the_reason_says_which_gate_it_was() -> None:
 
 def test_private_datagrams() -> None:
     assert gate("community", publish=False, type="datagram") is not None
-    assert gate("pro", publish=False, type="datagram") is None
+    refusal = gate("pro", publish=False, type="datagram")
+    assert refusal is not None
+    assert "not built" in refusal.message
 
 
 def test_every_feature_row_names_a_requirement() -> None:

@@ -37,7 +37,7 @@ FEATURES: dict[str, Feature] = {
     "tcp": Feature(UPPER, built=False, requirement="TCP-001"),
     "webtty": Feature(MANAGED, built=False, requirement="EDGE-007"),
     "private bytestream": Feature(ALL, requirement="PRIV-006"),
-    "private datagram": Feature(UPPER, requirement="ED-013"),
+    "private datagram": Feature(UPPER, built=False, requirement="ED-013"),
     "token_auth": Feature(MANAGED, built=False, requirement="ED-014"),
     "rstream_auth": Feature(MANAGED, built=False, requirement="ED-012"),
     "challenge_mode": Feature(MANAGED, built=False, requirement="ED-012"),
