@@ -108,9 +108,10 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     if not cases or config.option.all_variants:
         return
     suite = _suite(config)
-    chosen = [item for item in cases if _selected(config, item)]
-    if config.option.axes == "all":
-        chosen = [twin for item in chosen for twin in suite.on_every_axis(item)]
+    everything = cases
+    if config.option.axes == "all" or any("@" in name for name in config.option.only):
+        everything = [twin for item in cases for twin in suite.on_every_axis(item)]
+    chosen = [item for item in everything if _selected(config, item)]
     random.Random(config.option.edgecase_seed).shuffle(chosen)
     chosen.sort(key=lambda item: str(suite.settings(item)))
     suite.plan = [item.planned for item in chosen]
@@ -187,12 +188,12 @@ class Suite:
             if case.features(case.variants[0]) <= self.profile.features
         ]
 
-    def finish(self) -> list[CaseResult]:
-        """Sanity once more, then stop every engine; the results that came of it."""
+    def finish(self, *, interrupted: bool) -> list[CaseResult]:
+        """Sanity once more unless the run was `interrupted`, then stop every engine; the results that came of it."""
         if self._loop is None or self._runner is None or self._pool is None:
             return []
         try:
-            return self._loop.call(self._runner.sanity_at_the_end())
+            return [] if interrupted else self._loop.call(self._runner.sanity_at_the_end())
         finally:
             self._loop.call(self._pool.close())
             self._loop.stop()
@@ -294,10 +295,11 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] 
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Stop the engines of this process; a worker hands its last results to the controller (pytest's hook)."""
     config = session.config
-    last = config.stash[_SUITE].finish() if _SUITE in config.stash else []
+    interrupted = exitstatus == pytest.ExitCode.INTERRUPTED
+    last = config.stash[_SUITE].finish(interrupted=interrupted) if _SUITE in config.stash else []
     output = getattr(config, "workeroutput", None)
     if output is not None:
         output[PROPERTY] = [to_json(result) for result in last]
@@ -306,6 +308,29 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if isinstance(recorder, Recorder):
         recorder.results.extend(last)
         recorder.write(session)
+
+
+def _is_case(nodeid: str) -> bool:
+    """Whether a node's id is that of a case: its file lies in the folder of the cases."""
+    return CASES_FOLDER in Path(nodeid.partition("::")[0]).parts[:-1]
+
+
+def _lost(report: pytest.TestReport) -> CaseResult:
+    """The result of a case that gave none: its worker died, or pytest itself stumbled over it."""
+    file, _, name = report.nodeid.partition("::")
+    told = str(report.longrepr or "").strip().splitlines()
+    return CaseResult(
+        id=report.nodeid,
+        variant="",
+        area=Path(file).parent.name,
+        title=name,
+        verdict=Verdict.HARNESS,
+        outcomes=(),
+        duration_s=round(getattr(report, "duration", 0.0), 6),
+        cause=f"the case gave no result: {told[-1] if told else report.outcome}",
+        expected=False,
+        file=file,
+    )
 
 
 class Recorder:
@@ -317,14 +342,22 @@ class Recorder:
         self._clock = time.monotonic()
         self.results: list[CaseResult] = []
         self.record: RunRecord | None = None
+        self.stopped = ""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take a result out of a report, whoever ran it (pytest's hook)."""
-        if report.when != "call":
-            return
-        for name, value in report.user_properties:
-            if name == PROPERTY:
-                self.results.append(from_json(CaseResult, json.loads(str(value))))
+        """Take a result out of a report, whoever ran it (pytest's hook). A case that was lost with its worker is our
+        own fault, and must not be missing."""
+        if report.when == "call":
+            for name, value in report.user_properties:
+                if name == PROPERTY:
+                    self.results.append(from_json(CaseResult, json.loads(str(value))))
+                    return
+        if report.failed and _is_case(report.nodeid):
+            self.results.append(_lost(report))
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Note why the run ended early: a signal, or what a worker said (pytest's hook)."""
+        self.stopped = str(excinfo.value) or "interrupted"
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: Any) -> None:
@@ -347,7 +380,8 @@ class Recorder:
             return
         suite = _suite(self._config)
         option = self._config.option
-        whole = not (option.only or option.area or option.requirement or session.shouldstop)
+        stopped = str(session.shouldstop or self.stopped)
+        whole = not (option.only or option.area or option.requirement or stopped)
         results, problems = baseline.apply(self.results, suite.profile.baseline, whole=whole)
         profile = suite.profile
         self.record = RunRecord(
@@ -369,7 +403,7 @@ class Recorder:
             seed=option.edgecase_seed,
             argv=tuple(self._config.invocation_params.args),
             workers=int(getattr(option, "numprocesses", 0) or 0) or 1,
-            stopped=str(session.shouldstop or ""),
+            stopped=stopped,
             baseline_problems=problems,
         )
         if option.run_record:

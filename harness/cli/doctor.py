@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from harness.cli.arguments import number
 from harness.doctor import examine
 from harness.ledger import Ledger
 from harness.profiles import load
@@ -13,7 +14,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     """Register the subcommand."""
     command = subparsers.add_parser("doctor", help="check a profile and its adapter, and say what is wrong")
     command.add_argument("--engine", required=True, metavar="PROFILE", help="a shipped profile or a TOML file")
-    command.add_argument("--timeout-ms", type=int, default=5000, help="how long an answer may take (default: 5000)")
+    command.add_argument(
+        "--timeout-ms", type=number(1), default=5000, help="how long an answer may take (default: 5000)"
+    )
     command.set_defaults(run=run)
 
 

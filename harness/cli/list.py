@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+from harness.cli.arguments import check_selection
 from harness.collect import collect
 from harness.errors import UsageError
 from harness.model.case import Case
@@ -42,7 +43,10 @@ def run(arguments: argparse.Namespace) -> int:
         mutants = list_mutants()
     except UsageError:
         mutants = []  # an installed copy comes without them
-    cases = [case for case in collect() if arguments.area in (None, case.area)]
+    everything = collect()
+    if arguments.area is not None:
+        check_selection(everything, areas=[arguments.area])
+    cases = [case for case in everything if arguments.area in (None, case.area)]
     rows = [describe(case, mutants) for case in cases]
     if arguments.json:
         json.dump(rows, sys.stdout, indent=1)

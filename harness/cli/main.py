@@ -8,6 +8,7 @@ import sys
 import traceback
 
 import fixtures
+from harness.cli.arguments import OneLineParser
 from harness.errors import UsageError
 from harness.ledger import LedgerError
 from harness.version import suite_version
@@ -20,7 +21,7 @@ COMMANDS = ("run", "list", "plan", "explain", "coverage", "mutants", "doctor", "
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    root = argparse.ArgumentParser(
+    root = OneLineParser(
         prog="edgecase", description="Conformance of tunnel and edge engines, and the evidence for it."
     )
     root.add_argument("--version", action="version", version=f"edgecase {suite_version()}")

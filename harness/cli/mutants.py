@@ -7,6 +7,7 @@ import json
 import sys
 from fnmatch import fnmatchcase
 
+from harness.cli.arguments import number
 from harness.errors import UsageError
 from harness.mutation import MutantResult, list_mutants, matrix
 
@@ -17,7 +18,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     command.add_argument(
         "--only", action="append", default=[], metavar="PATTERN", help="only mutants whose id matches; may be repeated"
     )
-    command.add_argument("-n", "--workers", type=int, default=1, help="processes (default: 1)")
+    command.add_argument("-n", "--workers", type=number(1, 256), default=1, help="processes (default: 1)")
     command.add_argument("--json", action="store_true", help="machine-readable")
     command.set_defaults(run=run)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-from harness.collect import conformance_folder
+from harness.cli.arguments import check_selection, number, writable_folder
+from harness.cli.session import Session
+from harness.collect import collect, conformance_folder
 from harness.errors import UsageError
 from harness.ledger import Ledger
 from harness.model.record import RunRecord, read_record, write_record
@@ -18,6 +19,9 @@ from harness.profiles import load
 from reports import allure, html, junit, summary
 
 DEFAULT_OUTPUT = Path("build") / "report"
+INTERRUPTED = 130
+_USAGE, _NO_CASES = 4, 5
+"""Exit statuses of pytest."""
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -43,12 +47,14 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     command.add_argument(
         "--axes", choices=("subset", "all"), default="subset", help="all: every case on every edition of the profile"
     )
-    command.add_argument("--seed", type=int, default=None, help="seed of the order of cases (default: random, printed)")
     command.add_argument(
-        "-n", "--workers", type=int, default=0, help="worker processes (default: 0, everything in one)"
+        "--seed", type=number(0), default=None, help="seed of the order of cases (default: random, printed)"
     )
     command.add_argument(
-        "--deadline-ms", type=int, default=5000, help="how long a script waits for an event (default: 5000)"
+        "-n", "--workers", type=number(0, 256), default=0, help="worker processes (default: 0, everything in one)"
+    )
+    command.add_argument(
+        "--deadline-ms", type=number(1), default=5000, help="how long a script waits for an event (default: 5000)"
     )
     command.add_argument("--allure", type=Path, default=None, metavar="FOLDER", help="write Allure results here, too")
     command.add_argument("-v", "--verbose", action="store_true", help="one line per case")
@@ -56,23 +62,43 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the suite. 0: as expected; 1: unexpected verdicts; 2: nothing ran, or bad input; 3: our own fault."""
+    """Run the suite. 0: as expected; 1: unexpected verdicts; 2: nothing ran, or bad input; 3: our own fault; 130:
+    interrupted."""
     profile = load(arguments.engine, frozenset(Ledger.load().features))
+    if arguments.only or arguments.area or arguments.requirement:
+        check_selection(collect(), only=arguments.only, areas=arguments.area, requirements=arguments.requirement)
     output: Path = arguments.output
     record_file = output / "run.json"
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        record_file.unlink(missing_ok=True)
-    except OSError as error:
-        raise UsageError(f"--output {output}: {error.strerror}") from error
+    for flag, folder in (("--output", output), ("--allure", arguments.allure)):
+        if folder is not None:
+            writable_folder(flag, folder)
     seed = secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed
     print(f"edgecase: {profile.title} ({profile.edition}), seed {seed}", flush=True)
-    finished = subprocess.run(_pytest(arguments, seed, record_file), check=False, env=_environment())
-    if not record_file.exists():
-        return 2 if finished.returncode in (4, 5) else 3
-    record = replace(read_record(record_file), argv=("edgecase", *sys.argv[1:]))
-    write_record(record, record_file)
-    return finish(record, output, arguments.allure, finished.returncode)
+    try:
+        record_file.unlink(missing_ok=True)
+        session = Session(_pytest(arguments, seed, record_file), _environment())
+        status = session.run()
+        if not record_file.exists():
+            return _without_record(status, session.interrupted)
+        record = replace(read_record(record_file), argv=("edgecase", *sys.argv[1:]))
+        write_record(record, record_file)
+        code = finish(record, output, arguments.allure, status)
+    except OSError as error:
+        raise UsageError(f"--output: cannot write {error.filename or output}: {error.strerror}") from error
+    return INTERRUPTED if session.interrupted else code
+
+
+def _without_record(status: int, interrupted: bool) -> int:
+    """The exit code when nothing was recorded."""
+    if interrupted:
+        print("edgecase: interrupted before the first case had ended", file=sys.stderr)
+        return INTERRUPTED
+    if status == _NO_CASES:
+        print(
+            "edgecase: no case was run: what --only, --area and --requirement ask for have no case in common",
+            file=sys.stderr,
+        )
+    return 2 if status in (_USAGE, _NO_CASES) else 3
 
 
 def _pytest(arguments: argparse.Namespace, seed: int, record_file: Path) -> list[str]:
@@ -117,4 +143,8 @@ def finish(record: RunRecord, output: Path, allure_folder: Path | None, pytest_c
     if pytest_code not in (0, 1, 2):
         print(f"edgecase: the runner itself ended with {pytest_code}", file=sys.stderr)
         return 3
-    return summary.exit_code(record)
+    code = summary.exit_code(record)
+    if pytest_code == 1 and code == 0 and not record.stopped:
+        print("edgecase: something besides the cases failed, see above", file=sys.stderr)
+        return 3
+    return code
