@@ -91,13 +91,16 @@ class Probe:
     # what comes out
 
     async def answer(self) -> None:
-        """Answer every whole request with the nonce until cancelled."""
+        """Answer every whole request with the nonce until cancelled, and reset the connection of one that is no
+        HTTP."""
         while True:
             request = await self.upstream.request(self.nonce)
             self.requests.append(request)
             self.bodies.append(await request.body_so_far())
             if request.complete:
                 await request.respond(200, [("X-Count", str(len(self.requests)))], self.nonce.encode())
+            elif request.connection.unparsed:
+                request.abort()
 
     async def answer_at(self, other: Http1Upstream) -> None:
         """Answer every whole request with the nonce that arrives at another tunnel's upstream."""

@@ -104,7 +104,7 @@ async def test_a_slow_client_stalls_the_upstream(scene: Scene) -> None:
         await _judge_stall(scene, flood)
         with scene.judging("HTTP-STREAM-004"):
             arrived = await answered.client.digest(await answered.client.response_head())
-    flood.judge(scene, "HTTP-STREAM-004", arrived)
+            flood.judge(scene, "HTTP-STREAM-004", arrived)
 
 
 @case("http-stream-04", checks=["HTTP-STREAM-004"], publish=http())
@@ -119,8 +119,7 @@ async def test_a_slow_upstream_stalls_the_client(scene: Scene) -> None:
         await _judge_stall(scene, flood)
         request.connection.resume()
         with scene.judging("HTTP-STREAM-004"):
-            arrived = await request.digest()
-    flood.judge(scene, "HTTP-STREAM-004", arrived)
+            flood.judge(scene, "HTTP-STREAM-004", await request.digest())
 
 
 async def _judge_stall(scene: Scene, flood: Flood) -> None:
@@ -221,11 +220,11 @@ async def test_an_idle_client_connection_is_closed(scene: Scene) -> None:
     await busy.request.response_head(200, EVENT_STREAM)
     response = await busy.client.response_head()
     await works(scene, idle)
-    with scene.judging("HTTP-ERR-009"):
+    with scene.judging("HTTP-ERR-009", "RFC9112-9.5-1"):
         end = await idle.expect_end()
+        scene.expect("RFC9112-9.5-1", end.clean, expected="close_notify", actual=str(end))
         await busy.request.send_chunk(b"data: on\n\n")
         await busy.client.read_some(response)
         await busy.request.send_last_chunk()
         await busy.client.finish(response)
         scene.expect("HTTP-ERR-009", response.complete, expected="the running response", actual=response.describe())
-    scene.expect("RFC9112-9.5-1", end.clean, expected="close_notify", actual=str(end))
