@@ -101,17 +101,18 @@ class Exam(ABC):
 
 
 _ADVICE = (
-    ("no answer to", "answer each request by its id, flush stdout after each line; a slow engine needs a longer timeout"),
+    ("no answer to", "answer each request by its id and flush stdout after each line; a slow engine needs longer"),
     ("not JSON", "stdout belongs to the protocol: one JSON-RPC message a line, everything else to stderr"),
-    ("cannot be started", "driver.command must name a program that exists and is executable; ${HERE} is the profile's folder"),
+    ("cannot be started", "driver.command must name an executable program; ${HERE} is the profile's folder"),
     ("nobody made", "answer each request once, with the id that it carried"),
+    ("without result or error", "an answer has the key `result` or the key `error`"),
     ("octets", "one message is one line of at most 4 MiB"),
+    ("not installed", "install what the line names, then run doctor again"),
     ("ended with status", "an adapter runs until `shutdown` or the end of its stdin; its stderr says why it ended"),
     ("was killed", "an adapter runs until `shutdown` or the end of its stdin"),
     ("closed its", "an adapter reads stdin and writes stdout until `shutdown`"),
     ("notification", "the only notification is `exited`"),
-    ("not installed", "install what the line names, then run doctor again"),
-)  # fmt: skip
+)
 
 
 def advice_for(cause: str) -> str:

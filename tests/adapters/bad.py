@@ -1,0 +1,288 @@
+"""Adapters that are wrong in one way each: `python -m tests.adapters.bad WAY`."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from harness.adapters._rpc import Adapter, Result
+from tests.adapters.simple import Simple, Tunnel
+
+READ_ON = "import sys; sys.stdin.buffer.read()"
+
+
+class ClaimsUnknown(Simple):
+    features = ("tls.terminate", "tls.1.2", "warp.drive")
+
+
+class ClaimsTooMuch(Simple):
+    features = ("tls.terminated", "tls.1.2", "http.h1")
+
+
+class AnswersUnknownMethods(Simple):
+    def _methods(self) -> dict[str, Callable[[Mapping[str, Any]], Result]]:
+        class Anything(dict[str, Any]):
+            def get(self, key: str, default: Any = None) -> Any:
+                return super().get(key, lambda _: {})
+
+        return Anything(super()._methods())
+
+
+class OtherErrorForUnknownMethods(Simple):
+    def _error(self, number: Any, code: int, message: str) -> None:
+        super()._error(number, -32000, message)
+
+
+class IgnoresUnknownMethods(Simple):
+    def _error(self, number: Any, code: int, message: str) -> None:
+        return
+
+
+class TakesEverySetting(Simple):
+    def start(self, params: Mapping[str, Any]) -> list[str]:
+        return super().start({**params, "settings": {}}) if self.process is None else []
+
+
+class NeverStarts(Simple):
+    def start(self, params: Mapping[str, Any]) -> list[str]:
+        return super().start(params) or ["domain"]
+
+
+class PublishesOneLess(Simple):
+    def publish(self, specs: Sequence[Mapping[str, Any]]) -> list[Result]:
+        return super().publish(specs)[: max(1, len(specs) - 1)]
+
+
+class TakesEveryProtocol(Simple):
+    def lacks(self, properties: Mapping[str, Any]) -> str | None:
+        return None
+
+
+class DropsUnknownProperties(Simple):
+    def lacks(self, properties: Mapping[str, Any]) -> str | None:
+        return None if properties.get("protocol") == "tls" else "http.h1"
+
+
+class Unreachable(Simple):
+    def publish_one(self, spec: Mapping[str, Any]) -> Result:
+        result = super().publish_one(spec)
+        if "endpoint" in result:
+            with socket.create_server(("127.0.0.1", 0)) as gone:
+                result["endpoint"]["port"] = gone.getsockname()[1]
+        return result
+
+
+class BlackHole(Simple):
+    def publish_one(self, spec: Mapping[str, Any]) -> Result:
+        result = super().publish_one(spec)
+        if "endpoint" in result:
+            hole = socket.create_server(("127.0.0.1", 0))
+            self.tunnels[spec["key"]].upstream = hole.getsockname()
+        return result
+
+
+class Crossed(Simple):
+    def publish(self, specs: Sequence[Mapping[str, Any]]) -> list[Result]:
+        results = super().publish(specs)
+        live: list[Tunnel] = list(self.tunnels.values())
+        if len(live) > 1:
+            live[-1].upstream, live[-2].upstream = live[-2].upstream, live[-1].upstream
+        return results
+
+
+class RefusesAll(Simple):
+    def publish_one(self, spec: Mapping[str, Any]) -> Result:
+        return {"unsupported": "tls.terminated"}
+
+
+class NeverWithdraws(Simple):
+    def unpublish(self, keys: Sequence[str]) -> None:
+        return
+
+
+class WithdrawsAll(Simple):
+    def unpublish(self, keys: Sequence[str]) -> None:
+        super().unpublish(list(self.tunnels))
+
+
+class LogsTooMuch(Simple):
+    def log(self, lines: int) -> list[str]:
+        return ["line"] * (lines + 1)
+
+
+class SaysStopped(Simple):
+    def status(self) -> Result:
+        return {"running": False}
+
+
+class ForeignPid(Simple):
+    def status(self) -> Result:
+        return {"running": True, "pid": 1}
+
+
+class ForgetsOnRestart(Simple):
+    def restart(self) -> None:
+        super().restart()
+        self.unpublish(list(self.tunnels))
+
+
+class SilentDeath(Simple):
+    def exited(self, status: str) -> None:
+        return
+
+
+class DeadRuns(Simple):
+    def status(self) -> Result:
+        return {**super().status(), "running": True}
+
+
+class IgnoresShutdown(Simple):
+    def serve(self, *_: Any) -> int:
+        super().serve()
+        threading.Event().wait()
+        return 0
+
+
+class LeavesProcess(Simple):
+    def shutdown(self) -> None:
+        super().shutdown()
+        subprocess.Popen(
+            [sys.executable, "-c", "import threading; threading.Event().wait()"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+
+
+class OtherProtocol(Simple):
+    def hello(self) -> Result:
+        return {**super().hello(), "protocol": 2}
+
+
+class WrongSchema(Simple):
+    def hello(self) -> Result:
+        return {**super().hello(), "features": "all of them"}
+
+
+class NotJsonRpc(Simple):
+    def _write(self, message: Mapping[str, Any]) -> None:
+        super()._write({key: value for key, value in message.items() if key != "jsonrpc"})
+
+
+class NoResult(Simple):
+    def _write(self, message: Mapping[str, Any]) -> None:
+        super()._write({key: value for key, value in message.items() if key != "result"})
+
+
+class WrongId(Simple):
+    def _write(self, message: Mapping[str, Any]) -> None:
+        super()._write({**message, "id": 4711})
+
+
+class AnswersTwice(Simple):
+    def _write(self, message: Mapping[str, Any]) -> None:
+        super()._write(message)
+        super()._write(message)
+
+
+class Chatty(Simple):
+    def hello(self) -> Result:
+        self._write({"jsonrpc": "2.0", "method": "progress", "params": {}})
+        return super().hello()
+
+
+class LongLine(Simple):
+    def hello(self) -> Result:
+        return {**super().hello(), "name": "x" * (5 << 20)}
+
+
+class EndsAfterHello(Simple):
+    def _answer(self, line: bytes) -> str:
+        super()._answer(line)
+        print("simple: that is all", file=sys.stderr, flush=True)
+        os._exit(7)
+
+
+class DiesOnPublish(Simple):
+    def publish(self, specs: Sequence[Mapping[str, Any]]) -> list[Result]:
+        os._exit(9)
+
+
+class HangsOnPublish(Simple):
+    def publish(self, specs: Sequence[Mapping[str, Any]]) -> list[Result]:
+        threading.Event().wait()
+        return []
+
+
+class SaysNoAtHello(Simple):
+    def hello(self) -> Result:
+        raise OSError("the licence has expired")
+
+
+def dead() -> int:
+    print("simple: no configuration", file=sys.stderr)
+    return 3
+
+
+def hang() -> int:
+    threading.Event().wait()
+    return 0
+
+
+def garbage() -> int:
+    for _ in range(1000):
+        print("\x00\xff{]", end="\n")
+    sys.stdin.buffer.read()
+    return 0
+
+
+def banner() -> int:
+    print("Starting up ...", flush=True)
+    return Simple().serve()
+
+
+def deaf() -> int:
+    """Closes stdin and stays."""
+    os.close(0)
+    threading.Event().wait()
+    return 0
+
+
+def nested() -> int:
+    sys.stdin.buffer.readline()
+    print("[" * 100_000, flush=True)
+    sys.stdin.buffer.read()
+    return 0
+
+
+def array() -> int:
+    sys.stdin.buffer.readline()
+    print(json.dumps([{"jsonrpc": "2.0", "id": 1, "result": {}}]), flush=True)
+    sys.stdin.buffer.read()
+    return 0
+
+
+PROGRAMS: Mapping[str, Callable[[], int]] = {
+    "dead": dead,
+    "hang": hang,
+    "garbage": garbage,
+    "banner": banner,
+    "deaf": deaf,
+    "nested": nested,
+    "array": array,
+}
+CLASSES: Mapping[str, type[Adapter]] = {
+    kind.__name__: kind
+    for kind in tuple(globals().values())
+    if isinstance(kind, type) and issubclass(kind, Simple) and kind is not Simple
+}
+
+
+if __name__ == "__main__":
+    way = sys.argv[1]
+    sys.exit(PROGRAMS[way]() if way in PROGRAMS else CLASSES[way]().serve())

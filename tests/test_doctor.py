@@ -1,0 +1,158 @@
+"""The doctor: a sound adapter passes, and every bad one is told what is wrong with it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from harness.doctor import Check, Wrong, examine, unknown_features
+from harness.ledger import Ledger
+from harness.model.profile import Profile
+from harness.profiles import load
+
+FEATURES = frozenset(Ledger.load().features)
+TIMEOUT = 2.0
+
+
+def profile(*command: str, features: Sequence[str] = ("tls.terminated",)) -> Profile:
+    return Profile(
+        name="bad",
+        title="Bad",
+        edition="none",
+        kind="adapter",
+        driver={"kind": "adapter", "command": list(command)},
+        features=frozenset(features),
+        file="bad.toml",
+    )
+
+
+def bad(way: str) -> Profile:
+    return profile(sys.executable, "-m", "tests.adapters.bad", way)
+
+
+def wrong(checks: Sequence[Check]) -> list[Check]:
+    return [check for check in checks if not check.ok]
+
+
+def test_a_sound_adapter_passes_every_check() -> None:
+    told: list[Check] = []
+    checks = examine(profile(sys.executable, "-m", "tests.adapters.simple"), FEATURES, timeout=10, tell=told.append)
+    assert wrong(checks) == []
+    assert [check.name for check in told][-1] == "nothing left"
+    assert len(told) == len(checks) == 19
+
+
+# Way to be bad, the check that finds it, what it says.
+WAYS = [
+    ("dead", "hello", "ended with status 3: simple: no configuration"),
+    ("hang", "hello", "no answer to 'hello' within"),
+    ("deaf", "hello", "no answer to 'hello' within"),
+    ("garbage", "hello", "printed what is not JSON"),
+    ("banner", "hello", "printed what is not JSON: 'Starting up"),
+    ("nested", "hello", "printed what is not JSON"),
+    ("array", "hello", "printed what is not JSON-RPC 2.0"),
+    ("NotJsonRpc", "hello", "printed what is not JSON-RPC 2.0"),
+    ("NoResult", "hello", "answered without result or error"),
+    ("WrongId", "hello", "answered a request that nobody made"),
+    ("AnswersTwice", "unknown method", "answered a request that nobody made"),
+    ("LongLine", "hello", "a line of more than 4194304 octets"),
+    ("WrongSchema", "hello", "features: 'all of them' is not of type 'array'"),
+    ("OtherProtocol", "hello", "it speaks protocol 2, this suite speaks 1"),
+    ("SaysNoAtHello", "hello", "the licence has expired"),
+    ("Chatty", "hello", "unknown notification 'progress'"),
+    ("EndsAfterHello", "unknown method", "ended with status 7: simple: that is all"),
+    ("ClaimsUnknown", "features", "'tls.terminate' (did you mean 'tls.terminated'?)"),
+    ("ClaimsTooMuch", "publish", "though hello claims http.h1"),
+    ("AnswersUnknownMethods", "unknown method", "was answered with a result"),
+    ("OtherErrorForUnknownMethods", "unknown method", "was answered with error -32000"),
+    ("IgnoresUnknownMethods", "unknown method", "no answer to 'x-"),
+    ("TakesEverySetting", "unknown setting", "was accepted"),
+    ("NeverStarts", "start", "lists ['domain'] as unsupported"),
+    ("PublishesOneLess", "publish", "answered 'publish' of 5 specs with 4 results"),
+    ("TakesEveryProtocol", "unknown protocol", "got an endpoint"),
+    ("DropsUnknownProperties", "unknown property", "got an endpoint"),
+    ("DiesOnPublish", "unknown protocol", "ended with status 9"),
+    ("HangsOnPublish", "unknown protocol", "no answer to 'publish' within"),
+    ("RefusesAll", "publish", "though hello claims tls.terminated"),
+    ("Unreachable", "endpoints", "nobody listens at the endpoint of tls"),
+    ("BlackHole", "traffic", "nothing came to the upstream"),
+    ("Crossed", "traffic", "it came to the upstream of tls"),
+    ("NeverWithdraws", "unpublish", "tls carries on after `unpublish`"),
+    ("WithdrawsAll", "unpublish", "tls-2"),
+    ("LogsTooMuch", "log", "`log` with lines=10 gave 11 lines"),
+    ("SaysStopped", "status", "says that the engine does not run"),
+    ("ForeignPid", "status", "pid 1 is no process that the adapter started"),
+    ("ForgetsOnRestart", "restart", "after `restart` tls-2 is gone"),
+    ("SilentDeath", "exited", "was killed and nothing came"),
+    ("DeadRuns", "exited", "says that the killed engine runs"),
+    ("IgnoresShutdown", "shutdown", "it still runs"),
+    ("LeavesProcess", "nothing left", "processes that it started are left"),
+]
+
+
+@pytest.mark.parametrize(("way", "check", "found"), WAYS, ids=[way for way, _, _ in WAYS])
+def test_a_bad_adapter_is_told_what_is_wrong(way: str, check: str, found: str) -> None:
+    slow = way in (
+        "hang",
+        "deaf",
+        "IgnoresUnknownMethods",
+        "HangsOnPublish",
+        "IgnoresShutdown",
+        "SilentDeath",
+        "BlackHole",
+    )
+    first = wrong(examine(bad(way), FEATURES, timeout=TIMEOUT if slow else 10))[0]
+    assert (first.name, found in first.found) == (check, True), str(first)
+    assert first.advice
+
+
+def test_every_bad_adapter_is_tried() -> None:
+    from tests.adapters.bad import CLASSES, PROGRAMS
+
+    assert {way for way, _, _ in WAYS} == {*CLASSES, *PROGRAMS}
+
+
+def test_a_command_that_does_not_exist() -> None:
+    first = wrong(examine(profile("/nonexistent/adapter"), FEATURES))[0]
+    assert first.name == "process"
+    assert "cannot be started: /nonexistent/adapter" in first.found
+
+
+def test_a_profile_may_not_claim_more_than_its_adapter() -> None:
+    claims = profile(sys.executable, "-m", "tests.adapters.simple", features=("tls.terminated", "quic"))
+    first = wrong(examine(claims, FEATURES, timeout=10))[0]
+    assert (first.name, "claims what the adapter does not: quic" in first.found) == ("features", True)
+
+
+def test_unknown_features_of_a_profile_come_with_near_misses() -> None:
+    with pytest.raises(Wrong, match=r"did you mean 'tls.passthrough'"):
+        unknown_features(["tls.passthru"], FEATURES, "the profile")
+
+
+def test_the_reference_engine_is_well() -> None:
+    assert wrong(examine(load("reference"), FEATURES, timeout=20)) == []
+
+
+def test_an_engine_that_does_not_answer(tmp_path: Path, free_port: int) -> None:
+    file = tmp_path / "gone.toml"
+    file.write_text(
+        'name = "gone"\ntitle = "Gone"\nedition = "pro"\nfeatures = ["tls.terminated"]\n'
+        f'[driver]\nkind = "agent"\naddress = "127.0.0.1:{free_port}"\ndomain = "gone.test"\n'
+    )
+    first = wrong(examine(load(str(file)), FEATURES))[0]
+    assert first.name == "TCP"
+    assert f"127.0.0.1:{free_port}" in first.found
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that was bound and is not listened on."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
