@@ -108,10 +108,14 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     if not cases or config.option.all_variants:
         return
     suite = _suite(config)
-    everything = cases
-    if config.option.axes == "all" or any("@" in name for name in config.option.only):
-        everything = [twin for item in cases for twin in suite.on_every_axis(item)]
-    chosen = [item for item in everything if _selected(config, item)]
+    everywhere = config.option.axes == "all" or any("@" in name for name in config.option.only)
+    everything = [
+        twin
+        for item in cases
+        # The subset of the other axes: the sanity case of each family.
+        for twin in (suite.on_every_axis(item) if everywhere or item.case.sanity else [item])
+    ]
+    chosen = [item for item in everything if _selected(config, item, suite.profile)]
     random.Random(config.option.edgecase_seed).shuffle(chosen)
     chosen.sort(key=lambda item: str(suite.settings(item)))
     suite.plan = [item.planned for item in chosen]
@@ -121,9 +125,11 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     items[:] = [item for item in items if not isinstance(item, CaseItem)] + list(chosen)
 
 
-def _selected(config: pytest.Config, item: CaseItem) -> bool:
+def _selected(config: pytest.Config, item: CaseItem, profile: Profile) -> bool:
     option = config.option
     key = item.planned.key
+    if not option.only and not item.case.refusal_due(profile.features):
+        return False
     return (
         (not option.only or key in option.only or item.case.id in option.only)
         and (not option.area or item.case.area in option.area)

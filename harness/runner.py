@@ -94,7 +94,7 @@ class Runner:
     def _missing(self, planned: Planned) -> str:
         """Why the profile keeps this variant from running, or nothing."""
         case = planned.case
-        if case.refusal is not None and case.refusal in self._profile.features:
+        if not case.refusal_due(self._profile.features):
             return f"the profile claims {case.refusal}: its refusal is not due"
         if self._profile.kind == "adapter" and case.needs & {"dynamic", "agent"}:
             return "the case publishes while it runs, which needs the agent protocol"

@@ -134,7 +134,9 @@ def _outcome(outcome: OutcomeRecord) -> Html:
         parts.append(el("span", text.block(outcome.text, SENTENCE), class_="rt"))
     if outcome.branch:
         parts.append(el("span", "Seen: ", el("q", text.line(outcome.branch)), class_="seen"))
-    if outcome.message and outcome.outcome is not Outcome.PASS:
+    # A message that only repeats the text and the comparison below it is for the terminal.
+    repeats = bool(outcome.text and (outcome.expected or outcome.actual) and outcome.text in outcome.message)
+    if outcome.message and outcome.outcome is not Outcome.PASS and not repeats:
         parts.append(el("span", text.block(outcome.message, SENTENCE), class_="msg"))
     return el("li", *parts)
 

@@ -113,7 +113,7 @@ def _hash(content: str) -> str:
 
 def _header(record: RunRecord) -> Html:
     engine = record.engine
-    name = " ".join(part for part in (engine.name or engine.profile, engine.version) if part)
+    name = engine.name or engine.profile
     red = exit_code(record) != 0
     mark = el("span", "\u2717" if red else "\u2713", class_="mark", aria_hidden="true")
     said = el("p", mark, el("span", headline(record)), class_=f"headline {'red' if red else 'green'}")

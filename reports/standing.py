@@ -58,9 +58,14 @@ def exit_code(record: RunRecord) -> int:
 
 
 def reason(case: CaseResult) -> str:
-    """One line that says why the case got its verdict: the first outcome as bad as the verdict, else the cause."""
+    """One line that says why the case got its verdict: the first outcome as bad as the verdict, else the cause.
+
+    What was expected and what came stands before the message, which repeats the requirement's text: lists cut it.
+    """
     for outcome in case.outcomes:
         if outcome.outcome.value == case.verdict.value and outcome.outcome.value in ("fail", "warn"):
+            if outcome.expected or outcome.actual:
+                return f"{outcome.requirement}: expected {outcome.expected}; got {outcome.actual}"
             return f"{outcome.requirement}: {outcome.message}" if outcome.message else outcome.requirement
     return case.cause
 

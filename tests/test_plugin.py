@@ -66,6 +66,25 @@ async def test_ground(scene):
     raise SetupFailed("adapter: silent")
 '''
 
+GUARDED = '''
+from harness.model.case import case
+
+@case("guard", checks=["TLS-001"], family="tls", sanity=True)
+async def test_guard(scene):
+    """The sanity case."""
+    scene.expect("TLS-001", True, expected="a", actual="a")
+
+@case("owed", checks=["TLS-001"], family="tls", refusal="dtls")
+async def test_owed(scene):
+    """A refusal that is due: the profile does not claim the feature."""
+    scene.expect("TLS-001", True, expected="a", actual="a")
+
+@case("not-owed", checks=["TLS-001"], family="tls", refusal="tls.terminated")
+async def test_not_owed(scene):
+    """A refusal that is not due: the profile claims the feature."""
+    scene.expect("TLS-001", False, expected="a", actual="b")
+'''
+
 
 @pytest.fixture
 def suite(pytester: pytest.Pytester) -> pytest.Pytester:
@@ -142,6 +161,14 @@ def test_selection_by_case_variant_and_requirement(suite: pytest.Pytester) -> No
 def test_every_axis_on_demand(suite: pytest.Pytester) -> None:
     _, record = run(suite, "--axes", "all", "--only", "good")
     assert set(verdicts(record)) == {"good[1]", "good[2]", "good[1@pro]", "good[2@pro]"}
+
+
+def test_a_subset_runs_on_every_edition_and_refusals_only_where_they_are_due(suite: pytest.Pytester) -> None:
+    (suite.path / "conformance" / "tls" / "topic.py").write_text(GUARDED, encoding="utf-8")
+    _, record = run(suite)
+    assert verdicts(record) == {"guard": "pass", "guard[@pro]": "pass", "owed": "pass"}
+    _, record = run(suite, "--only", "not-owed")
+    assert verdicts(record) == {"not-owed": "unsupported"}
 
 
 def test_the_message_names_rule_expected_got_and_a_command(suite: pytest.Pytester) -> None:

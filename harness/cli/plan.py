@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
         for variant in case.variants:
             planned = Planned(case, variant, settings)
             missing = sorted(case.features(variant) - profile.features)
-            if case.refusal is not None and case.refusal in profile.features:
+            if not case.refusal_due(profile.features):
                 left_out[f"claims {case.refusal}"].append(planned.key)
             elif missing and case.refusal is None:
                 left_out[f"does not claim {', '.join(missing)}"].append(planned.key)

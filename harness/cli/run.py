@@ -45,7 +45,10 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "--requirement", action="append", default=[], metavar="ID", help="only the cases that check this requirement"
     )
     command.add_argument(
-        "--axes", choices=("subset", "all"), default="subset", help="all: every case on every edition of the profile"
+        "--axes",
+        choices=("subset", "all"),
+        default="subset",
+        help="what runs on the profile's other editions: the sanity cases (subset, the default), or every case (all)",
     )
     command.add_argument(
         "--seed", type=number(0), default=None, help="seed of the order of cases (default: random, printed)"

@@ -84,6 +84,10 @@ class Case:
         """Every feature that an engine must claim for this variant to run."""
         return self.extra_features.union(*(spec.features() for spec in self.publish(variant).values()))
 
+    def refusal_due(self, claimed: frozenset[str]) -> bool:
+        """Whether the case is about a refusal that an engine which claims `claimed` owes; true of any other case."""
+        return self.refusal is None or self.refusal not in claimed
+
 
 def case(
     case_id: str,
