@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UsageError
+from harness.ledger import Ledger
 from harness.model.case import Case
 
 PACKAGE = "conformance"
@@ -39,8 +40,10 @@ class _Catcher:
 def collect(paths: tuple[str, ...] = ()) -> list[Case]:
     """Every case, by id, in the order of the files. `paths` limits it to files or folders.
 
-    Raises `UsageError` with pytest's own words when a module of cases cannot be imported.
+    Raises `LedgerError` when the ledger cannot be read, which cases look into while they are imported, and `UsageError`
+    with pytest's own words when a module of cases cannot be imported.
     """
+    Ledger.load()
     catcher = _Catcher()
     told = io.StringIO()
     folder = conformance_folder()
@@ -66,5 +69,6 @@ def collect(paths: tuple[str, ...] = ()) -> list[Case]:
             plugins=[catcher],
         )
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
-        raise UsageError(f"the cases cannot be collected:\n{told.getvalue().strip()}")
+        listed, _, errors = told.getvalue().partition("= ERRORS =")
+        raise UsageError(f"the cases cannot be collected:\n{(errors or listed).strip('=').strip()}")
     return list(catcher.cases.values())
