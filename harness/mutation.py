@@ -8,6 +8,8 @@ requirement ids.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import subprocess
 import sys
@@ -109,9 +111,15 @@ def sanity_of(cases: Sequence[Case]) -> dict[str, Case]:
     return {case.family: case for case in cases if case.sanity}
 
 
+@functools.cache
+def _cases() -> tuple[Case, ...]:
+    """Every case; collected once, and inherited by the processes that are forked afterwards."""
+    return tuple(collect())
+
+
 def _control(ids: tuple[str, ...]) -> OutcomesByCase:
     """What the whole engine gets, by case key and requirement."""
-    cases = collect()
+    cases = _cases()
     chosen = [case for case in cases if case.id in ids]
     return {
         result.key: {outcome.requirement: outcome.outcome for outcome in result.outcomes}
@@ -121,7 +129,7 @@ def _control(ids: tuple[str, ...]) -> OutcomesByCase:
 
 def _try(mutant: MutantInfo, ids: tuple[str, ...], control: OutcomesByCase) -> MutantResult:
     """Run one mutant against the cases that claim it (in a process of its own)."""
-    cases = collect()
+    cases = _cases()
     chosen = [case for case in cases if case.id in ids]
     killed: list[str] = []
     claimed: list[str] = []
@@ -156,16 +164,19 @@ def _noticed(mutant: MutantInfo, result: CaseResult, before: Mapping[str, Outcom
 def matrix(
     mutants: Sequence[MutantInfo], workers: int, progress: Callable[[MutantResult, int, int], None]
 ) -> tuple[list[MutantResult], list[str]]:
-    """Run `mutants` in `workers` processes. Gives the results in their order, and the ids of cases that kill none of
-    them."""
-    cases = [case for case in collect() if _runs(case)]
+    """Run `mutants` in `workers` processes, at least one.
+
+    Gives the results in their order, and the ids of the cases that kill none of them.
+    """
+    cases = [case for case in _cases() if _runs(case)]
     claims = {
         mutant.id: tuple(c.id for c in cases if set(c.requirements) & set(mutant.requirements)) for mutant in mutants
     }
-    everything = tuple(case.id for case in cases)
+    claimed = sorted(set(itertools.chain.from_iterable(claims.values())))
+    shares = [tuple(claimed[start::workers]) for start in range(workers)]
     results: dict[str, MutantResult] = {}
-    with ProcessPoolExecutor(max_workers=max(workers, 1)) as executor:
-        control = executor.submit(_control, everything).result()
+    with ProcessPoolExecutor(max_workers=workers) as executor:
+        control = {key: outcomes for share in executor.map(_control, shares) for key, outcomes in share.items()}
         running = [executor.submit(_try, mutant, claims[mutant.id], control) for mutant in mutants]
         for count, future in enumerate(as_completed(running), start=1):
             result = future.result()

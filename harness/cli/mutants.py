@@ -37,6 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
             state = "SURVIVED" if result.survived else "killed"
             print(f"[{count:3}/{total}] {state:8} {result.mutant.id}", flush=True)
 
+    if not arguments.json:
+        print(f"{len(mutants)} mutants; first the cases that claim them run on the whole engine", flush=True)
     results, unproven = matrix(mutants, arguments.workers, progress)
     survivors = [result for result in results if result.survived]
     if arguments.json:
@@ -76,5 +78,7 @@ def _print(results: list[MutantResult], unproven: list[str]) -> None:
         print(f"  {result.mutant.id:36} {', '.join(result.mutant.requirements)}")
         print(f"    {result.mutant.breaks}\n    killed by {by}")
     if unproven:
-        print(f"\nunproven cases, which kill no mutant: {', '.join(unproven)}")
+        print("\nunproven cases, which kill no mutant:")
+        for case in unproven:
+            print(f"  {case}")
     print(f"\n{sum(not result.survived for result in results)} of {len(results)} mutants killed")
