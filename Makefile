@@ -46,8 +46,9 @@ mutants: $(STAMP)
 foreign: $(STAMP)
 	$(BIN)/edgecase foreign install
 
+# Long proofs, once per change of substance: many runs in other orders and on a busy machine, noise, fuzz.
 soak: $(STAMP)
-	$(BIN)/python -m pytest -m soak tests
+	$(BIN)/python -m pytest -m soak -s tests
 
 lock:
 	@command -v uv >/dev/null || { echo "make lock needs uv"; exit 2; }
