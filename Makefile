@@ -1,5 +1,5 @@
 # The two commands a user needs: `make conformance` and `make test`. Both prepare .venv themselves.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
@@ -16,9 +16,11 @@ setup: $(STAMP)
 
 # Nothing is compiled: every dependency is a wheel from the lock, checked by hash.
 $(STAMP): requirements.lock pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "edgecase needs $(PYTHON) (Python 3.11): install it or call 'make PYTHON=/path/to/python3.11'"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "edgecase needs Python 3.11: found none as $(PYTHON); install it or call 'make PYTHON=/path/to/python3.11'"; exit 2; }
 	@echo "setup: creating $(VENV) from requirements.lock"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV) || \
+	  { rm -rf $(VENV); echo "$(PYTHON) cannot make a virtual environment: install its venv module (Debian: python3-venv)"; exit 2; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@

@@ -52,9 +52,10 @@ def check_name(flag: str, name: str, known: Iterable[str], what: str) -> None:
 
 
 def check_selection(
-    cases: Sequence[Case], *, only: Iterable[str] = (), areas: Iterable[str] = (), requirements: Iterable[str] = ()
+    cases: Sequence[Case], *, only: Sequence[str] = (), areas: Sequence[str] = (), requirements: Sequence[str] = ()
 ) -> None:
-    """Raise `UsageError` for a case, area or requirement that there is not: a run of nothing must never look green."""
+    """Raise `UsageError` for a case, area or requirement that there is not, and for a selection of nothing: a run of
+    nothing must never look green."""
     ids = {case.id for case in cases}
     keys = {f"{case.id}[{variant.label}]" for case in cases for variant in case.variants if variant.label}
     for name in only:
@@ -68,6 +69,14 @@ def check_selection(
         check_name("--requirement", name, Ledger.load().rows, "the id of a requirement")
         if name not in checked:
             raise UsageError(f"--requirement: {name}: no case checks it (see `edgecase explain {name}`)")
+    chosen = {name.partition("[")[0] for name in only}
+    if not any(
+        (not chosen or case.id in chosen)
+        and (not areas or case.area in areas)
+        and (not requirements or set(requirements) & set(case.requirements))
+        for case in cases
+    ):
+        raise UsageError("no case was run: what --only, --area and --requirement ask for have no case in common")
 
 
 _CASE = "a case: id or id[variant] (see `edgecase list`)"

@@ -96,11 +96,6 @@ def _without_record(status: int, interrupted: bool) -> int:
     if interrupted:
         print("edgecase: interrupted before the first case had ended", file=sys.stderr)
         return INTERRUPTED
-    if status == _NO_CASES:
-        print(
-            "edgecase: no case was run: what --only, --area and --requirement ask for have no case in common",
-            file=sys.stderr,
-        )
     return 2 if status in (_USAGE, _NO_CASES) else 3
 
 
