@@ -79,6 +79,7 @@ class Engine:
                 certificate_file=settings.certificate_file,
                 key_file=settings.key_file,
                 ca_file=settings.ca_file,
+                rules=self.parts.edge,
             )
             self.upstream_tls = UpstreamTls(self)
         except ConfigError:

@@ -25,7 +25,6 @@ MAX_UNSENT = 1 << 20
 """Octets that may wait for an agent that does not read its control channel, before it is taken for dead."""
 MAX_PROPERTIES = 60_000
 """Octets of effective properties; with the request id they must fit into one frame."""
-HTTPS_PORT = 443
 
 
 class Channel:
@@ -210,19 +209,19 @@ class Channel:
     def _public_name(self, properties: TunnelProperties) -> TunnelProperties | Refusal:
         """VAL-029, EDGE-015: the address fields of a published tunnel; a private one has none."""
         engine, settings = self._engine, self._engine.settings
-        if not properties.publish or properties.protocol == "tcp":
+        if not engine.parts.tunnel.has_public_name(properties):
             return properties
         project = None if settings.edition == "community" else self._client.project
         name = engine.parts.tunnel.hostname(properties.hostname, zone=settings.zone, project=project)
         if isinstance(name, Refusal):
             return name
-        port = engine.public_address.port
-        host = name if port == HTTPS_PORT else f"{name}:{port}"
+        port, host = engine.parts.tunnel.address(name, engine.public_address.port)
         return dataclasses.replace(properties, hostname=name, port=port, host=host)
 
     def _names_are_free(self, properties: TunnelProperties) -> Refusal | None:
         registry, rules = self._engine.registry, self._engine.parts.tunnel
         hostname, name = properties.hostname, properties.name
-        return rules.hostname_is_free(
-            hostname is not None and registry.by_hostname(hostname) is not None
-        ) or rules.name_is_free(name is not None and registry.name_is_held(name, self._client.project))
+        holder = registry.by_hostname(hostname) if hostname is not None else None
+        return rules.hostname_is_free(properties, holder, self._client.id) or rules.name_is_free(
+            name is not None and registry.name_is_held(name, self._client.project)
+        )

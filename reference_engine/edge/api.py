@@ -15,6 +15,7 @@ from reference_engine.agent.rules import Grant, Presented
 from reference_engine.config import PERMISSION_READ
 from reference_engine.edge import inventory
 from reference_engine.edge.openapi import document
+from reference_engine.edge.rules import EdgeRules
 from reference_engine.http.errors import Fault, fault_of, reason_phrase
 from reference_engine.http.events import Data, End, Fields, ResponseHead
 from reference_engine.http.events import values as field_values
@@ -188,13 +189,13 @@ class Api:
         if found is None or found.project != request.grant.project:
             await self._refuse(request, Fault(404, "no such tunnel"))
         else:
-            await self._json(request, inventory.tunnel_object(found))
+            await self._json(request, self._engine.parts.edge.listed(found))
 
     def _objects(self, kind: str, grant: Grant) -> list[inventory.Object]:
         """The project's objects, oldest first."""
-        registry = self._engine.registry
+        registry, rules = self._engine.registry, self._engine.parts.edge
         subjects = registry.tunnels() if kind == "tunnel" else registry.clients()
-        return [inventory.subject_object(one) for one in subjects if one.project == grant.project]
+        return [rules.listed(one) for one in subjects if one.project == grant.project]
 
     async def _openapi(self, request: ApiRequest) -> None:
         await self._json(request, document(self._engine.version), [(b"Cache-Control", b"max-age=3600")])
@@ -228,7 +229,7 @@ class Api:
             down.put(End())
             await down.flush()
             return
-        watch = Watch(request.grant.project, selection)
+        watch = Watch(request.grant.project, selection, self._engine.parts.edge)
         stop = self._engine.registry.listen(watch.changed)
         self._watches.add(watch)
         down.watch(watch)
@@ -258,9 +259,10 @@ class Api:
 class Watch:
     """One live event stream: what is still to be sent. `client_gone` and `stop` end it."""
 
-    def __init__(self, project: str, selection: dict[str, inventory.Selection]) -> None:
+    def __init__(self, project: str, selection: dict[str, inventory.Selection], rules: EdgeRules) -> None:
         self._project = project
         self._selection = selection
+        self._rules = rules
         self._over = False
         self._events: asyncio.Queue[inventory.Object | None] = asyncio.Queue()
 
@@ -269,7 +271,7 @@ class Watch:
         if self._over or change.subject.project != self._project:
             return
         kind = "tunnel" if isinstance(change.subject, Tunnel) else "client"
-        found = inventory.change_event(change)
+        found = inventory.change_event(change, self._rules.listed(change.subject))
         if self._selection[kind].matches(found["object"]):
             if self._events.qsize() >= WATCH_QUEUE:
                 self.stop()

@@ -163,11 +163,6 @@ def watch_selection(query: str) -> dict[str, Selection] | Fault:
         return Fault(400, str(problem))
 
 
-def subject_object(subject: Tunnel | Client) -> Object:
-    """The object of either kind."""
-    return tunnel_object(subject) if isinstance(subject, Tunnel) else client_object(subject)
-
-
 def event(kind: str, project: str, found: Object, now: dt.datetime | None = None) -> Object:
     """One event of a watch (section 8.3)."""
     return {
@@ -179,9 +174,8 @@ def event(kind: str, project: str, found: Object, now: dt.datetime | None = None
     }
 
 
-def change_event(change: Change) -> Object:
-    """The event of a change of the inventory; what is gone is offline."""
-    found = subject_object(change.subject)
+def change_event(change: Change, found: Object) -> Object:
+    """The event of a change of the inventory, whose subject is shown as `found`; what is gone is offline."""
     if change.what == "deleted":
         found["status"] = "offline"
     return event(f"{change.kind}.{change.what}", change.subject.project, found)

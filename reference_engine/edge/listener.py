@@ -105,18 +105,14 @@ class PublicListener:
 
     async def _arrive(self, stream: TcpStream) -> tuple[Route, TlsStream | None]:
         """The route of a new connection, and its TLS where the engine ends that."""
-        hello = await self._read_hello(stream)
-        if hello is None:
-            return Route(Front.REFUSED), None
         engine = self._engine
-        route = engine.parts.edge.route(hello, engine.registry, engine.settings.domain)
+        hello, route = await self._routed(stream)
         if route.front is Front.REFUSED:
-            engine.log.info(
-                "connection refused peer=%s name=%r reason=%r", stream.peer, hello.server_name, route.reason
-            )
+            name = hello.server_name if hello is not None else None
+            engine.log.info("connection refused peer=%s name=%r reason=%r", stream.peer, name, route.reason)
             await self._refuse(stream, route.alert)
             return route, None
-        if route.front is Front.PASSTHROUGH:
+        if hello is None or route.front is Front.PASSTHROUGH:
             return route, None
         tls = TlsStream(
             stream,
@@ -127,22 +123,26 @@ class PublicListener:
         await tls.handshake()
         return route, tls
 
-    async def _read_hello(self, stream: TcpStream) -> ClientHello | None:
-        """The ClientHello, with everything read put back into the stream; None where there is none to route."""
-        reader = HelloReader(self._engine.settings.max_client_hello_bytes)
+    async def _routed(self, stream: TcpStream) -> tuple[ClientHello | None, Route]:
+        """The ClientHello, None where there is none, and the way of the connection. Everything read is put back into
+        the stream."""
+        engine = self._engine
+        rules = engine.parts.edge
+        reader = HelloReader(engine.settings.max_client_hello_bytes)
+        hello: ClientHello | None = None
         try:
-            while True:
+            while hello is None:
                 data = await stream.read()
                 if not data:
-                    return None
+                    return None, Route(Front.REFUSED, reason="closed")
                 hello = reader.feed(data)
-                if hello is not None:
-                    stream.unread(bytes(reader.raw))
-                    return hello
+            route = rules.route(hello, engine.registry, engine.settings.domain)
         except HelloError as problem:
-            self._engine.log.info("connection refused peer=%s reason=%r", stream.peer, problem.reason)
-            await self._refuse(stream, problem.alert)
-            return None
+            route = Route(Front.REFUSED, alert=problem.alert, reason=problem.reason)
+            if problem.alert is None:
+                route = rules.plaintext(bytes(reader.raw), engine.registry)
+        stream.unread(bytes(reader.raw))
+        return hello, route
 
     async def _refuse(self, stream: TcpStream, alert: int | None) -> None:
         if alert is not None:
@@ -157,7 +157,7 @@ class PublicListener:
         own = route.tunnel.properties if route.tunnel is not None else None
         lowest = parts.tls.min_version(own.tls_min_version if own else None, settings.project_tls_min_version)
         return ServerTls(
-            certificate=self._engine.certificates.current(),
+            certificate=parts.edge.certificate(route, self._engine.certificates.current()),
             select_alpn=lambda offered: parts.tls.select_alpn(offered, configured),
             min_version=TLS13 if agents else lowest,
             suites=parts.tls.suites(own.tls_ciphers if own else ()),

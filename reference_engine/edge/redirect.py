@@ -6,19 +6,15 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from reference_engine.config import ConfigError
-from reference_engine.http.errors import Fault
+from reference_engine.http.errors import Fault, reason_phrase
 from reference_engine.http.events import End, ResponseHead
-from reference_engine.http.events import values as field_values
-from reference_engine.http.forward import ABSOLUTE, date
+from reference_engine.http.forward import date
 from reference_engine.http.server import H1Connection, H1Downstream
-from reference_engine.http.syntax import HOST
 from reference_engine.relay.stream import Address, StreamReset
 from reference_engine.relay.tcp import TcpStream
 
 if TYPE_CHECKING:
     from reference_engine.engine import Engine
-
-HTTPS_PORT = 443
 
 
 class RedirectListener:
@@ -83,30 +79,15 @@ class RedirectListener:
         await stream.wait_gone()
 
     async def _answer(self, down: H1Downstream) -> None:
-        location = self.location(down)
+        rules = self._engine.parts.edge
+        location = rules.redirect_location(down.head, self._engine.public_address.port)
         if isinstance(location, Fault):
             await down.refuse(location, close=True)
             return
         if not down.complete:
             down.close_after()
-        # 308 keeps the method; the older 301 is for clients that know no other (RFC 9110 sections 15.4.2 and 15.4.9).
-        status, reason = (308, b"Permanent Redirect") if down.head.version == b"1.1" else (301, b"Moved Permanently")
+        status = rules.redirect_status(down.head.version)
         fields = [(b"Date", date()), (b"Location", location), (b"Content-Length", b"0")]
-        down.put(ResponseHead(status, fields, reason))
+        down.put(ResponseHead(status, fields, reason_phrase(status)))
         down.put(End())
         await down.flush()
-
-    def location(self, down: H1Downstream) -> bytes | Fault:
-        """`https://<host>[:port]<target>`: the host that was asked for, the port of the public listener."""
-        target = down.head.target
-        absolute = ABSOLUTE.fullmatch(target)
-        hosts = field_values(down.head.fields, b"host")
-        authority, rest = (absolute[2], absolute[3]) if absolute else (hosts[0] if hosts else b"", target)
-        host = HOST.fullmatch(authority)
-        if host is None or not host[1]:
-            return Fault(400, "the request names no valid host")
-        if down.head.method == b"CONNECT" or (rest != b"*" and rest and rest[:1] not in (b"/", b"?")):
-            return Fault(400, "the request target is not valid")
-        port = self._engine.public_address.port
-        path = rest if rest.startswith(b"/") else b"/" if rest in (b"", b"*") else b"/" + rest
-        return b"https://" + host[1] + (b"" if port == HTTPS_PORT else b":%d" % port) + path

@@ -1,9 +1,11 @@
-"""Where a connection on the public TLS listener goes, by the name and the protocols of its ClientHello."""
+"""The rules of the edge: where a connection on the public TLS listener goes, which certificate it is shown, how the API
+shows what there is."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -14,7 +16,10 @@ from reference_engine.edge.client_hello import (
     UNRECOGNIZED_NAME,
     ClientHello,
 )
-from reference_engine.tunnel.model import Tunnel
+from reference_engine.edge.inventory import Object, client_object, tunnel_object
+from reference_engine.edge.redirect_rules import RedirectRules
+from reference_engine.tls.endpoint import ServerCertificate
+from reference_engine.tunnel.model import Client, Tunnel
 
 AGENT_ALPN = "rstrm/1"
 HTTP_ALPNS = ("http/1.1",)
@@ -72,8 +77,9 @@ FRONTS = {
 """Protocol and TLS mode of a tunnel to its front; termination is the default (TLS-002)."""
 
 
-class EdgeRules:
-    """Routing by server name and ALPN."""
+class EdgeRules(RedirectRules):
+    """Routing by server name and ALPN, certificates, the list of what there is; the redirects are in
+    `redirect_rules`."""
 
     def route(self, hello: ClientHello, names: Names, domain: str) -> Route:
         """Where the connection goes. The first row that fits counts:
@@ -93,7 +99,7 @@ class EdgeRules:
         if name is not None:
             tunnel = names.by_hostname(name)
             if tunnel is not None:
-                return self._to_tunnel(tunnel)
+                return self.to_tunnel(tunnel)
         kind = self.kind(hello.server_name, domain)
         if kind in (NameKind.ZONE, NameKind.MALFORMED):
             return _refused(UNRECOGNIZED_NAME, "no tunnel has this name")
@@ -142,12 +148,40 @@ class EdgeRules:
             return route.tunnel.properties.tls_alpns
         return HTTP_ALPNS
 
-    def _to_tunnel(self, tunnel: Tunnel) -> Route:
+    def to_tunnel(self, tunnel: Tunnel) -> Route:
+        """The front of a tunnel, by its protocol and TLS mode (EDGE-001, TLS-002); a private one has none
+        (EDGE-005)."""
         properties = tunnel.properties
         front = FRONTS.get((properties.protocol or "", properties.tls_mode if properties.protocol == "tls" else None))
         if front is None or properties.publish is False:
             return _refused(UNRECOGNIZED_NAME, "the tunnel of this name is not served over TLS and TCP")
         return Route(front, tunnel)
+
+    def plaintext(self, data: bytes, names: Names) -> Route:
+        """Where octets go that are no TLS: nowhere, whatever they say, and nobody answers them (EDGE-001)."""
+        del data, names
+        return Route(Front.REFUSED, reason="not TLS")
+
+    # -- certificates ----------------------------------------------------------------------------------------------
+
+    def certificate_names(self, domain: str) -> tuple[str, ...]:
+        """The DNS names that the edge's certificate must cover: engine, projects, tunnels (EDGE-019)."""
+        return (domain, f"*.{domain}", f"*.t.{domain}")
+
+    def certificate(self, route: Route, current: ServerCertificate) -> ServerCertificate:
+        """What a terminated connection is shown: the one certificate of the edge covers every name (EDGE-019)."""
+        del route
+        return current
+
+    def certificate_changed(self, before: Sequence[int | None], now: Sequence[int | None]) -> bool:
+        """Whether the files are another pair, by their modification times in ns; None: not there (EDGE-020)."""
+        return before != now
+
+    # -- the API's list --------------------------------------------------------------------------------------------
+
+    def listed(self, subject: Tunnel | Client) -> Object:
+        """A tunnel or an agent as the API shows it: with its effective properties (VAL-029)."""
+        return tunnel_object(subject) if isinstance(subject, Tunnel) else client_object(subject)
 
 
 def _refused(alert: int, reason: str) -> Route:

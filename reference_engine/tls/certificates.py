@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from reference_engine.config import ConfigError
+from reference_engine.edge.rules import EdgeRules
 from reference_engine.tls.endpoint import ServerCertificate
 
 CA_LIFE = dt.timedelta(days=3650)
@@ -59,13 +60,15 @@ class Certificates:
         key_file: Path | None = None,
         ca_file: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
+        rules: EdgeRules | None = None,
     ) -> None:
         self._clock = clock
+        self._rules = rules if rules is not None else EdgeRules()
         if certificate_file is not None and key_file is not None:
             self._files: tuple[Path, Path] = (certificate_file, key_file)
             self.ca_file: Path | None = ca_file
         else:
-            self._files = make_certificates(state_dir, domain)
+            self._files = make_certificates(state_dir, domain, self._rules.certificate_names(domain))
             self.ca_file = ca_file or state_dir / "ca.pem"
         self._stamp = self._look()
         self._looked = clock()
@@ -77,7 +80,7 @@ class Certificates:
         if now - self._looked >= CHECK_EVERY:
             self._looked = now
             stamp = self._look()
-            if stamp != self._stamp:
+            if self._rules.certificate_changed(self._stamp, stamp):
                 self._stamp = stamp
                 self._reload(*self._files)
         return self._current
@@ -136,8 +139,8 @@ def _load_key(file: Path) -> PrivateKeyTypes:
         raise ConfigError(f"key_file: {file} holds no readable private key; allowed: PEM") from None
 
 
-def make_certificates(state_dir: Path, domain: str) -> tuple[Path, Path]:
-    """Chain and key of the edge below `state_dir`, made where they are missing, near their end or for another domain.
+def make_certificates(state_dir: Path, domain: str, names: tuple[str, ...]) -> tuple[Path, Path]:
+    """Chain and key of the edge below `state_dir`, made where they are missing, near their end or for other `names`.
 
     The CA (`ca.pem`, `ca.key`) is kept, so that what clients trust survives a restart. Raises ConfigError.
     """
@@ -145,8 +148,8 @@ def make_certificates(state_dir: Path, domain: str) -> tuple[Path, Path]:
     try:
         state_dir.mkdir(parents=True, exist_ok=True)
         ca, ca_key = _own_ca(state_dir)
-        if not _still_good(chain_file, key_file, ca, domain):
-            leaf, key = _issue_leaf(ca, ca_key, domain)
+        if not _still_good(chain_file, key_file, ca, names):
+            leaf, key = _issue_leaf(ca, ca_key, domain, names)
             _write_secret(key_file, key)
             chain_file.write_bytes(leaf.public_bytes(Encoding.PEM) + ca.public_bytes(Encoding.PEM))
     except OSError as problem:
@@ -188,14 +191,11 @@ def _own_ca(state_dir: Path) -> tuple[x509.Certificate, CertificateKey]:
     return certificate, key
 
 
-def edge_names(domain: str) -> tuple[str, ...]:
-    """The DNS names that the edge's certificate must cover: engine, projects, tunnels (EDGE-019)."""
-    return (domain, f"*.{domain}", f"*.t.{domain}")
-
-
-def _issue_leaf(ca: x509.Certificate, ca_key: CertificateKey, domain: str) -> tuple[x509.Certificate, CertificateKey]:
+def _issue_leaf(
+    ca: x509.Certificate, ca_key: CertificateKey, domain: str, dns_names: tuple[str, ...]
+) -> tuple[x509.Certificate, CertificateKey]:
     key = ec.generate_private_key(ec.SECP256R1())
-    names: list[x509.GeneralName] = [x509.DNSName(name) for name in edge_names(domain)]
+    names: list[x509.GeneralName] = [x509.DNSName(name) for name in dns_names]
     # Agents may be pointed at the listener's loopback address instead of a name.
     names += [x509.IPAddress(ipaddress.ip_address(address)) for address in _LOOPBACK]
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, domain[:64])])
@@ -224,7 +224,7 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: CertificateKey, life: d
     )
 
 
-def _still_good(chain_file: Path, key_file: Path, ca: x509.Certificate, domain: str) -> bool:
+def _still_good(chain_file: Path, key_file: Path, ca: x509.Certificate, dns_names: tuple[str, ...]) -> bool:
     try:
         leaf = load_certificate(chain_file, key_file).chain[0]
         leaf.verify_directly_issued_by(ca)
@@ -232,7 +232,7 @@ def _still_good(chain_file: Path, key_file: Path, ca: x509.Certificate, domain: 
     except (ConfigError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
         return False
     fresh = leaf.not_valid_after_utc - dt.datetime.now(dt.UTC) > LEAF_RENEWAL
-    return fresh and set(edge_names(domain)) <= set(names.get_values_for_type(x509.DNSName))
+    return fresh and set(dns_names) <= set(names.get_values_for_type(x509.DNSName))
 
 
 def _write_secret(file: Path, key: CertificateKey) -> None:

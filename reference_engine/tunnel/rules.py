@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reference_engine.tunnel import hostnames
-from reference_engine.tunnel.model import TunnelProperties
+from reference_engine.tunnel.model import Tunnel, TunnelProperties
 from reference_engine.tunnel.refusal import INVALID_REQUEST, Refusal
 
 Problem = tuple[str, str] | None
@@ -86,6 +86,7 @@ TCP_REFUSES = (
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
 SUITE = re.compile(r"TLS_[A-Z0-9_]{1,60}|[A-Z0-9]+(?:-[A-Z0-9]+){1,8}")
 COUNTRY = re.compile(r"[A-Z]{2}")
+HTTPS_PORT = 443
 MAX_LABELS = 64
 MAX_LABEL_KEY = 128
 MAX_LABEL_VALUE = 1024
@@ -156,6 +157,7 @@ class TunnelRules:
         Read-only fields of the request (`id`, `creation_date`, `host`) are dropped: EDGE-015.
         """
         asked = self.asked(properties)
+        properties = asked.own
         protocol, upstream_tls, version = asked.protocol, asked.upstream_tls, properties.http_version
         if protocol == "http" and asked.published and version is None:
             if asked.type == "datagram":
@@ -203,13 +205,23 @@ class TunnelRules:
         form = f"<label>.{zone}" if project is None else f"<slug>-{project}.{zone}"
         return Refusal(INVALID_REQUEST, "hostname", f"hostname: {wanted[:255]!r} is not of the form {form}")
 
-    def hostname_is_free(self, held: bool) -> Refusal | None:
-        """EDGE-013: a name that a live or leased tunnel holds is not given again."""
-        return Refusal(INVALID_REQUEST, "hostname", "hostname: in use by another tunnel") if held else None
+    def has_public_name(self, properties: TunnelProperties) -> bool:
+        """EDGE-005: only what is published is reached by a name; published TCP by its port alone (VAL-031)."""
+        return bool(properties.publish) and properties.protocol != "tcp"
+
+    def hostname_is_free(self, wanted: TunnelProperties, holder: Tunnel | None, client: str) -> Refusal | None:
+        """EDGE-013, EDGE-031: a name that a live or leased tunnel holds is not given again, to whichever client and for
+        whichever protocol."""
+        del wanted, client
+        return Refusal(INVALID_REQUEST, "hostname", "hostname: in use by another tunnel") if holder else None
 
     def name_is_free(self, held: bool) -> Refusal | None:
         """A second tunnel of the same name in a project would make dialling by name ambiguous."""
         return Refusal(INVALID_REQUEST, "name", "name: in use by another tunnel of the project") if held else None
+
+    def address(self, hostname: str, port: int) -> tuple[int, str]:
+        """EDGE-015: `port` and the deprecated `host` of a tunnel of this name, given the public port."""
+        return port, hostname if port == HTTPS_PORT else f"{hostname}:{port}"
 
     # -- rows: values ----------------------------------------------------------------------------------------------
 
