@@ -25,7 +25,9 @@ def load() -> None:
 def main(argv: list[str]) -> int:
     """Run the command line; the number is the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m reference_engine.mutants", description="The engine with one rule broken."
+        prog="python -m reference_engine.mutants",
+        description="The engine with one rule broken.",
+        epilog="Behind `run ID --` stands the engine's own command line.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     listing = commands.add_parser("list", help="every mutant")
@@ -33,10 +35,8 @@ def main(argv: list[str]) -> int:
     running = commands.add_parser("run", help="run the engine with one rule broken")
     running.add_argument("mutant")
     running.add_argument("--reached", type=Path, default=None, metavar="FILE", help="made when the broken rule is used")
-    running.add_argument(
-        "engine", nargs=argparse.REMAINDER, metavar="-- serve ..", help="the engine's own command line"
-    )
-    arguments = parser.parse_args(argv)
+    own, engine_argv = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
+    arguments = parser.parse_args(own)
     load()
     if arguments.command == "list":
         return show(as_json=arguments.json)
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
         return 2
     parts = Parts()
     chosen.apply(parts, Reached(arguments.reached))
-    return engine_main([item for item in arguments.engine if item != "--"], parts=parts)
+    return engine_main(engine_argv, parts=parts)
 
 
 def show(*, as_json: bool) -> int:
