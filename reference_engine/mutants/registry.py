@@ -32,6 +32,11 @@ class Reached:
         self._file = file
         self.count = 0
 
+    @property
+    def folder(self) -> Path | None:
+        """Where a mutant may keep what outlives its process: the folder of `file`."""
+        return self._file.parent if self._file is not None else None
+
     def __call__(self) -> None:
         """Note one use of the broken rule."""
         self.count += 1
