@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 from dataclasses import dataclass
@@ -16,11 +17,14 @@ from harness.errors import NotSupported, PeerMismatch
 from harness.link.agent import EngineAccess
 from harness.link.stream import End, LinkReset
 from harness.peer.http1 import Http1Client, Response, exchange
+from harness.peer.raw import RawPeer
 from harness.peer.tls import TlsPeer
 from harness.peer.tls_pki import EDGE_ROOT, authority
 from harness.scene import Scene
+from harness.wire.websocket import accept_for
 
 HTTP = ("http/1.1",)
+UPGRADE = [("Connection", "Upgrade"), ("Upgrade", "websocket")]
 NAME = "{label}-{project}.t.{domain}"
 """A host name that every edition gives: where labels are free it is one, elsewhere it ends with the project."""
 
@@ -157,3 +161,18 @@ async def serves(scene: Scene, name: str = "main", *, where: Endpoint | None = N
 def under(endpoint: Endpoint, host: str) -> Endpoint:
     """The same address under another name."""
     return dataclasses.replace(endpoint, host=host)
+
+
+async def upgraded(scene: Scene, name: str = "main") -> tuple[RawPeer, RawPeer]:
+    """The client's and the upstream's end of a WebSocket session through the HTTP tunnel `name`, as plain octets.
+    Raises `PeerMismatch` when the client gets no 101."""
+    client, upstream, nonce = await scene.http_client(name), scene.http_upstream(name), scene.nonce().hex()
+    key = base64.b64encode(scene.nonce()).decode()
+    asked = [*UPGRADE, ("Sec-WebSocket-Key", key), ("Sec-WebSocket-Version", "13")]
+    await client.request("GET", f"/{nonce}", asked, nonce=nonce)
+    request = await upstream.request(nonce)
+    server = await request.upgrade([*UPGRADE, ("Sec-WebSocket-Accept", accept_for(key))])
+    response = await client.response()
+    if response.status != 101:
+        raise PeerMismatch("101 at the client", response.describe())
+    return client.tunnel(), server
