@@ -30,7 +30,9 @@ _KEYS: dict[str, type | tuple[type, ...]] = {
 }
 _REQUIRED = ("name", "title", "edition", "features", "driver")
 _DRIVER_KEYS: dict[str, dict[str, type]] = {
-    "launch": {"kind": str, "command": list, "listen": list, "settings": dict, "start_timeout_ms": int},
+    "launch": {
+        "kind": str, "command": list, "listen": list, "settings": dict, "settings_off": dict, "start_timeout_ms": int,
+    },
     "agent": {
         "kind": str, "address": str, "token": str, "certificate": str, "key": str, "ca_file": str, "domain": str,
         "project": str, "insecure": bool, "public_address": str,

@@ -41,7 +41,7 @@ def test_every_shipped_profile_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in shipped():
         profile = load(name, frozenset(ledger.features))
         assert profile.name == name
-        for key in profile.driver.get("settings", {}):
+        for key in {**profile.driver.get("settings", {}), **profile.driver.get("settings_off", {})}:
             assert key in ledger.settings_keys, key
 
 

@@ -343,6 +343,55 @@ async def test_the_basic_edition_refuses_h3_upstreams(scene: Scene) -> None:
     await _refuses(scene, http(http_version="h3"), "ED-006", "ED-011")
 
 
+LISTS = ("policy.trusted-ips", "policy.geoip")
+
+
+@case(
+    "ed-basic-04",
+    checks=["ED-014"],
+    settings=BASIC,
+    needs=["dynamic"],
+    features=["edition.basic"],
+    over={"feature": promised("basic", "no")},
+    family="tls",
+)
+async def test_the_basic_edition_refuses_what_belongs_to_the_upper_ones(scene: Scene) -> None:
+    """The basic edition refuses DTLS, QUIC, h3 upstreams, client certificates, lists of addresses and of countries.
+
+    Lists that are given without effect are recorded, as on the community edition (ruling T-54).
+    """
+    feature = scene.variant["feature"]
+    answer = await ask(scene, ASKED[feature])
+    if isinstance(answer, Endpoint) and feature in LISTS:
+        scene.record("ED-014", f"given without effect: {told(answer)}")
+        return
+    scene.expect("ED-014", isinstance(answer, Refused), expected="a refusal", actual=told(answer))
+    await leaves_nothing(scene, "ED-014")
+
+
+@case(
+    "ed-basic-05",
+    checks=["ED-014"],
+    settings=BASIC,
+    needs=["dynamic"],
+    features=["edition.basic"],
+    over={"feature": ["http.h1", "tls.terminated", "http.token-auth"]},
+    family="tls",
+)
+async def test_the_basic_edition_has_http_and_tls(scene: Scene) -> None:
+    """The basic edition publishes HTTP tunnels, with a token too, and TLS tunnels; without a token's guard they
+    serve."""
+    feature = scene.variant["feature"]
+    spec = ASKED[feature]
+    need(scene, spec, feature)
+    await gives(scene, "ED-014", spec, protocol=spec.protocol)
+    if feature == "http.token-auth":
+        scene.expect("ED-014", not await opens(scene, "main"), expected="nobody without a token", actual="a request")
+        return
+    with scene.judging("ED-014"):
+        await serves(scene)
+
+
 async def _refuses(scene: Scene, spec: TunnelSpec, *requirements: str) -> Answer:
     """The engine's own refusal, with nothing left behind."""
     answer = await ask(scene, spec)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conformance.edge._helpers import knock
-from conformance.editions.gates import ASKED, OPEN, opens
+from conformance.editions.gates import ASKED, LISTS, OPEN, opens
 from conformance.validation._judging import UNAVAILABLE, ask, leaves_nothing, told
 from harness.engine.agent_driver import AgentSession
 from harness.engine.driver import Endpoint, Refused
@@ -12,7 +12,6 @@ from harness.model.spec import TunnelSpec, tls
 from harness.scene import Scene
 
 ROWS = ("EDGE-007", "ED-011")
-LISTS = ("policy.trusted-ips", "policy.geoip")
 
 
 def _case_of(feature: str, spec: TunnelSpec) -> CaseFunction:

@@ -13,14 +13,14 @@ from reference_engine.tunnel.refusal import FEATURE_NOT_AVAILABLE, Refusal
 # -- gates that let through ----------------------------------------------------------------------------------------
 
 GIVEN: dict[str, tuple[str, ...]] = {
-    "dtls": ("ED-002", "ED-004", "EDGE-007"),
-    "quic": ("ED-002", "ED-005", "VAL-027", "EDGE-007"),
-    "h3": ("ED-006", "EDGE-007"),
+    "dtls": ("ED-002", "ED-004", "ED-014", "EDGE-007"),
+    "quic": ("ED-002", "ED-005", "ED-014", "VAL-027", "EDGE-007"),
+    "h3": ("ED-006", "ED-010", "ED-014", "EDGE-007"),
     "h2c": ("EDGE-007",),
     "token_auth": ("EDGE-007",),
     "rstream_auth": ("ED-012", "EDGE-007"),
     "challenge_mode": ("ED-012", "EDGE-007"),
-    "mtls_auth": ("ED-012", "EDGE-007"),
+    "mtls_auth": ("ED-012", "ED-014", "EDGE-007"),
     "private datagram": ("EDGE-007",),
 }
 """Feature, as the engine names it, to the rows that should notice when it is given in silence."""
@@ -75,6 +75,12 @@ def _on_community(protocol: str, name: str) -> Any:
 
 _gate("http", ("ED-001",), "has no HTTP tunnels on the community edition", _on_community("http", "protocol"))
 _gate(
+    "http-on-basic",
+    ("ED-014",),
+    "has no HTTP tunnels on the basic edition",
+    lambda own, edition: "protocol" if own.protocol == "http" and edition == "basic" else None,
+)
+_gate(
     "http-upstream-tls", ("ED-001",), "has no upstream TLS of HTTP on community", _on_community("http", "upstream_tls")
 )
 _gate("alpn", ("ED-001",), "has no lists of protocols on the community edition", _on_community("tls", "tls_alpns"))
@@ -90,7 +96,7 @@ _gate("passthrough-on-pro", ("TLS-028",), "does not pass TLS through on pro", _p
 
 @mutant(
     "editions-keeps-names",
-    ("EDGE-007", "ED-004", "ED-005", "ED-006", "ED-012", "ED-013"),
+    ("EDGE-007", "ED-004", "ED-005", "ED-006", "ED-010", "ED-012", "ED-013", "ED-014"),
     "holds the names that a refused request asked for",
 )
 def _(parts: Parts, reached: Reached) -> None:
