@@ -9,10 +9,10 @@ from typing import Any
 from conformance.edge._helpers import knock, serves, under, zone_of
 from harness.engine.driver import Endpoint
 from harness.errors import EngineDeparted, PeerMismatch
-from harness.link.stream import LinkReset
+from harness.link.stream import End, LinkReset
 from harness.model.case import Variant, case
 from harness.model.spec import TunnelSpec, http, private, tls
-from harness.peer.http1 import exchange
+from harness.peer.http1 import Http1Client, exchange
 from harness.scene import Scene
 
 CROWD = 6
@@ -56,52 +56,36 @@ async def test_the_server_name_chooses_the_tunnel(scene: Scene) -> None:
     "edge-case-01",
     checks=["EDGE-018"],
     publish={"main": http(), "other": http()},
-    over={"form": ["sni", "host", "host-and-port", "all"]},
+    over={"form": ["sni", "host", "host-and-port", "host-and-443", "all"]},
+    revision=2,
 )
 async def test_names_are_compared_without_case(scene: Scene) -> None:
     """A server name or a Host in other letters, or a Host with the endpoint's own port, means the same tunnel.
 
     The client says the name in capitals in the ClientHello, in Host, both, or names the port in Host; the upstream of
-    that tunnel must get the request.
+    that tunnel must get the request. What comes of port 443 in Host where the endpoint has another port is recorded;
+    no other tunnel may get that request either.
     """
     form, where = scene.variant["form"], scene.endpoint()
     loud = where.host.upper()
     named = loud if form in ("sni", "all") else where.host
     host = loud.replace("T", "t") if form in ("host", "all") else where.host
-    if form in ("host-and-port", "all"):
-        host += f":{where.port}"
+    host += {"host-and-port": f":{where.port}", "all": f":{where.port}", "host-and-443": ":443"}.get(form, "")
     with scene.judging("EDGE-018"):
         client = await scene.http_client(server_name=named)
         client.host = host
-        await exchange(client, scene.http_upstream(), scene.nonce().hex())
-        scene.expect("EDGE-018", True, expected="the tunnel's own upstream to answer", actual="it does")
+        if form == "host-and-443" and where.port != 443:
+            scene.record("EDGE-018", f"Host with :443 on port {where.port}: {await _whatever(scene, client)}")
+        else:
+            await exchange(client, scene.http_upstream(), scene.nonce().hex())
+            scene.expect("EDGE-018", True, expected="the tunnel's own upstream to answer", actual="it does")
     await scene.settle("other")
     await scene.untouched("EDGE-018", "other")
 
 
-@case("edge-case-02", checks=["EDGE-018"], publish=tls(), over={"mode": ["upper", "mixed"]})
-async def test_a_tls_tunnel_is_found_in_any_letters(scene: Scene) -> None:
-    """The server name of a TLS tunnel is found in capitals and in mixed letters."""
-    host = scene.endpoint().host
-    named = host.upper() if scene.variant["mode"] == "upper" else host.title()
-    with scene.judging("EDGE-018"):
-        await serves(scene, server_name=named)
-        scene.expect("EDGE-018", True, expected="the tunnel's own upstream", actual="it is")
-
-
-@case("edge-case-03", checks=["EDGE-018"], publish=http())
-async def test_a_host_with_port_443(scene: Scene) -> None:
-    """`Host: name:443` means the tunnel where the edge listens on 443; elsewhere what comes of it is recorded."""
-    where = scene.endpoint()
-    if where.port == 443:
-        client = await scene.http_client()
-        client.host = f"{where.host}:443"
-        with scene.judging("EDGE-018"):
-            await exchange(client, scene.http_upstream(), scene.nonce().hex())
-            scene.expect("EDGE-018", True, expected="the tunnel's own upstream to answer", actual="it does")
-        return
-    client, upstream, nonce = await scene.http_client(), scene.http_upstream(), scene.nonce().hex()
-    client.host = f"{where.host}:443"
+async def _whatever(scene: Scene, client: Http1Client) -> str:
+    """What comes of a request that the upstream answers if it gets it."""
+    upstream, nonce = scene.http_upstream(), scene.nonce().hex()
 
     async def answer() -> None:
         request = await upstream.request(nonce)
@@ -114,7 +98,17 @@ async def test_a_host_with_port_443(scene: Scene) -> None:
     finally:
         answering.cancel()
         await asyncio.gather(answering, return_exceptions=True)
-    scene.record("EDGE-018", f"Host with :443 on port {where.port}: {getattr(got, 'status', got)}")
+    return str(got) if isinstance(got, End) else got.describe()
+
+
+@case("edge-case-02", checks=["EDGE-018"], publish=tls(), over={"mode": ["upper", "mixed"]})
+async def test_a_tls_tunnel_is_found_in_any_letters(scene: Scene) -> None:
+    """The server name of a TLS tunnel is found in capitals and in mixed letters."""
+    host = scene.endpoint().host
+    named = host.upper() if scene.variant["mode"] == "upper" else host.title()
+    with scene.judging("EDGE-018"):
+        await serves(scene, server_name=named)
+        scene.expect("EDGE-018", True, expected="the tunnel's own upstream", actual="it is")
 
 
 NOBODY = ("unused", "deeper", "zone")

@@ -16,6 +16,16 @@ INVALID = 2000
 UNAVAILABLE = 5000
 """The agent protocol's number of a feature that is not there."""
 
+FEATURE_OF = {
+    "mtls_auth": "tls.mtls",
+    "token_auth": "http.token-auth",
+    "rstream_auth": "http.rstream-auth",
+    "challenge_mode": "http.challenge",
+    "trusted_ips": "policy.trusted-ips",
+    "geoip": "policy.geoip",
+}
+"""Properties that are features of their own."""
+
 Answer = Endpoint | Refused
 
 
@@ -41,16 +51,36 @@ def told(answer: Answer) -> str:
     return f"given as {answer.host or 'a private tunnel'} with {shown}"
 
 
-def claimed(scene: Scene, spec: TunnelSpec, *extra: str) -> bool:
-    """Whether the profile claims everything that `spec` needs."""
-    return {*spec.features(), *extra} <= scene.profile.features
+def asked_of(spec: TunnelSpec) -> frozenset[str]:
+    """The features that `spec` asks for, those of its policies and of a contradictory request included."""
+    more = {feature for name, feature in FEATURE_OF.items() if getattr(spec, name)}
+    if spec.protocol in ("dtls", "quic"):
+        more.add(spec.protocol)
+    if spec.publish is False and spec.type == "datagram":
+        more.add("private.datagram")
+    return spec.features() | more
+
+
+def claimed(scene: Scene, spec: TunnelSpec) -> bool:
+    """Whether the profile claims everything that `spec` asks for."""
+    return asked_of(spec) <= scene.profile.features
 
 
 def need(scene: Scene, spec: TunnelSpec, *extra: str) -> None:
-    """Raises `NotSupported` unless the profile claims what `spec` needs."""
-    missing = sorted({*spec.features(), *extra} - scene.profile.features)
+    """Raises `NotSupported` unless the profile claims what `spec` asks for."""
+    missing = sorted({*asked_of(spec), *extra} - scene.profile.features)
     if missing:
         raise NotSupported(f"the profile does not claim {', '.join(missing)}")
+
+
+def unshown(scene: Scene, spec: TunnelSpec, answer: Refused, *requirements: str) -> bool:
+    """Whether the refusal says that something is not available that the profile does not claim either: it then shows
+    nothing about the shape of the request, and `requirements` are noted as not run."""
+    if answer.code != UNAVAILABLE or claimed(scene, spec):
+        return False
+    for requirement in requirements:
+        scene.not_run(requirement, f"refused as not available: {answer.message}")
+    return True
 
 
 async def refuses(
@@ -58,8 +88,8 @@ async def refuses(
 ) -> None:
     """`spec` is refused by `requirement` (and VAL-001), and nothing of it is left behind.
 
-    A refusal as unavailable (5000) of a family that the profile does not claim says nothing about the shape: the row is
-    then not run. That the refusal names none of `objects_to` is recorded.
+    A refusal as unavailable (5000) of something that the profile does not claim says nothing about the shape: the row
+    is then not run. That the refusal names none of `objects_to` is recorded.
     """
     answer = await ask(scene, spec)
     refused = isinstance(answer, Refused)
@@ -67,9 +97,7 @@ async def refuses(
     scene.expect("VAL-001", refused, expected="a refusal", actual=told(answer))
     if not isinstance(answer, Refused):
         return
-    if answer.code == UNAVAILABLE and not claimed(scene, spec):
-        scene.not_run(requirement, f"refused as not available: {answer.message}")
-    elif answer.property not in objects_to:
+    if not unshown(scene, spec, answer, requirement, "VAL-001") and answer.property not in objects_to:
         scene.record("VAL-001", f"the refusal names {answer.property}, not {' or '.join(objects_to)}: {answer.message}")
     await leaves_nothing(scene, requirement, hidden=spec.publish is False)
 
