@@ -235,7 +235,8 @@ class Api:
         down.watch(watch)
         try:
             objects = {kind: selection[kind].of(self._objects(kind, request.grant)) for kind in selection}
-            first = inventory.initial_event(request.grant.project, objects["client"], objects["tunnel"])
+            rules = self._engine.parts.edge
+            first = rules.first_event(request.grant.project, objects["client"], objects["tunnel"])
             await self._stream(down, watch, first)
         finally:
             down.watch(None)
@@ -268,7 +269,7 @@ class Watch:
 
     def changed(self, change: Change) -> None:
         """Queue the event of a change that this watcher may see."""
-        if self._over or change.subject.project != self._project:
+        if self._over or change.subject.project != self._project or not self._rules.tells(change):
             return
         kind = "tunnel" if isinstance(change.subject, Tunnel) else "client"
         found = inventory.change_event(change, self._rules.listed(change.subject))

@@ -16,10 +16,11 @@ from reference_engine.edge.client_hello import (
     UNRECOGNIZED_NAME,
     ClientHello,
 )
-from reference_engine.edge.inventory import Object, client_object, tunnel_object
+from reference_engine.edge.inventory import Object, client_object, initial_event, tunnel_object
 from reference_engine.edge.redirect_rules import RedirectRules
 from reference_engine.tls.endpoint import ServerCertificate
 from reference_engine.tunnel.model import Client, Tunnel
+from reference_engine.tunnel.registry import Change
 
 AGENT_ALPN = "rstrm/1"
 HTTP_ALPNS = ("http/1.1",)
@@ -177,11 +178,19 @@ class EdgeRules(RedirectRules):
         """Whether the files are another pair, by their modification times in ns; None: not there (EDGE-020)."""
         return before != now
 
-    # -- the API's list --------------------------------------------------------------------------------------------
+    # -- what the API shows ----------------------------------------------------------------------------------------
 
     def listed(self, subject: Tunnel | Client) -> Object:
         """A tunnel or an agent as the API shows it: with its effective properties (VAL-029)."""
         return tunnel_object(subject) if isinstance(subject, Tunnel) else client_object(subject)
+
+    def first_event(self, project: str, clients: list[Object], tunnels: list[Object]) -> Object:
+        """The first event of every watch: everything that there is (OBS-002)."""
+        return initial_event(project, clients, tunnels)
+
+    def tells(self, change: Change) -> bool:
+        """Whether a change becomes an event: creations, updates and removals do (OBS-002)."""
+        return change.what in ("created", "updated", "deleted")
 
 
 def _refused(alert: int, reason: str) -> Route:

@@ -1,0 +1,1 @@
+"""The HTTP API of the engine: the list of what there is, live events, who may read them."""
