@@ -111,3 +111,20 @@ def test_alpn_lists_of_the_fronts() -> None:
     assert alpns("w.t.edge.test") == ("http/1.1",)
     assert alpns("edge.test") == ("http/1.1",)
     assert alpns("edge.test", "rstrm/1") == ("rstrm/1",)
+
+
+def test_octets_without_tls_go_nowhere() -> None:
+    for octets in (b"GET / HTTP/1.1\r\nHost: web.t.edge.test\r\n\r\n", b"\x00", b""):
+        route = EdgeRules().plaintext(octets, NAMES)
+        assert (route.front, route.tunnel, route.alert) == (Front.REFUSED, None, None)
+
+
+def test_the_certificate_covers_engine_projects_and_tunnels() -> None:
+    assert EdgeRules().certificate_names(DOMAIN) == ("edge.test", "*.edge.test", "*.t.edge.test")
+
+
+def test_a_pair_is_another_one_when_any_time_differs() -> None:
+    rules = EdgeRules()
+    assert not rules.certificate_changed((1, 2), (1, 2))
+    assert rules.certificate_changed((1, 2), (1, 3))
+    assert rules.certificate_changed((1, 2), (1, None))

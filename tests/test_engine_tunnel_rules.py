@@ -10,7 +10,7 @@ import pytest
 from fixtures.agent import edgecase_agent_pb2 as pb
 from reference_engine.tunnel import hostnames
 from reference_engine.tunnel.editions import FEATURES, EditionRules
-from reference_engine.tunnel.model import TunnelProperties
+from reference_engine.tunnel.model import Tunnel, TunnelProperties
 from reference_engine.tunnel.properties import from_message, to_message
 from reference_engine.tunnel.refusal import Refusal
 from reference_engine.tunnel.rules import ROWS, TunnelRules
@@ -299,3 +299,50 @@ def test_properties_there_and_back() -> None:
     assert to_message(TunnelProperties()).SerializeToString() == b""
     stamped = to_message(TunnelProperties(id="i", creation_date=dt.datetime(2030, 1, 2, tzinfo=dt.UTC)))
     assert stamped.creation_date.ToJsonString() == "2030-01-02T00:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "lowest"),
+    [
+        ({"protocol": "tls"}, "tls1.3"),
+        ({"protocol": "tls", "tls_min_version": "tls1.2"}, "tls1.3"),
+        ({"protocol": "http"}, "tls1.3"),
+        ({"protocol": "tls", "tls_mode": "passthrough"}, None),
+        ({"publish": False, "protocol": "tls"}, None),
+        ({"protocol": "dtls"}, None),
+    ],
+    ids=str,
+)
+def test_a_project_bounds_the_lowest_version(wanted: Wanted, lowest: str | None) -> None:
+    asked = effective(**wanted)
+    assert RULES.bounded(asked, "tls1.3").tls_min_version == lowest
+    assert RULES.bounded(asked, None) == asked
+
+
+def test_a_stricter_tunnel_stays_as_it_is() -> None:
+    asked = effective(protocol="tls", tls_min_version="tls1.3")
+    assert RULES.bounded(asked, "tls1.2") == asked
+
+
+@pytest.mark.parametrize(
+    ("wanted", "named"),
+    [({"protocol": "tls"}, True), ({}, True), ({"publish": False}, False), ({"protocol": "tcp", "port": 22}, False)],
+    ids=str,
+)
+def test_who_has_a_public_name(wanted: Wanted, named: bool) -> None:
+    assert RULES.has_public_name(effective(**wanted)) is named
+
+
+def test_an_address() -> None:
+    assert RULES.address("a.t.edge.test", 443) == (443, "a.t.edge.test")
+    assert RULES.address("a.t.edge.test", 9443) == (9443, "a.t.edge.test:9443")
+
+
+def test_a_name_in_use_is_refused_to_everybody() -> None:
+    asked = effective(protocol="tls", hostname="a")
+    holder = Tunnel("1", asked, "client", "project")
+    assert RULES.hostname_is_free(asked, None, "client") is None
+    for client in ("client", "another"):
+        refusal = RULES.hostname_is_free(asked, holder, client)
+        assert refusal is not None
+        assert (refusal.code, refusal.property) == (2000, "hostname")

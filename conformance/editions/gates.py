@@ -252,6 +252,33 @@ async def test_the_community_edition_refuses_guards_that_it_lacks(scene: Scene) 
         scene.record(row, f"given without effect: {told(answer)}")
 
 
+LISTS = ("policy.trusted-ips", "policy.geoip")
+
+
+@case(
+    "ed-community-07",
+    checks=["POL-015"],
+    settings=COMMUNITY,
+    needs=["dynamic"],
+    features=["edition.community"],
+    over={"feature": LISTS},
+    family="tls",
+)
+async def test_the_community_edition_enforces_no_lists(scene: Scene) -> None:
+    """The community edition refuses lists of addresses and of countries, or gives them without effect (recorded).
+
+    Where it gives one, a client of any address must get through.
+    """
+    answer = await ask(scene, ASKED[scene.variant["feature"]])
+    if isinstance(answer, Refused):
+        scene.allow("POL-015", "refused at creation")
+        await leaves_nothing(scene, "POL-015")
+        return
+    with scene.judging("POL-015"):
+        await serves(scene, "asked")
+        scene.allow("POL-015", "accepted without effect")
+
+
 @case(
     "ed-community-06",
     checks=["ED-013"],
@@ -341,9 +368,6 @@ async def test_the_basic_edition_refuses_quic(scene: Scene) -> None:
 async def test_the_basic_edition_refuses_h3_upstreams(scene: Scene) -> None:
     """The basic edition refuses HTTP/3 upstreams."""
     await _refuses(scene, http(http_version="h3"), "ED-006", "ED-011")
-
-
-LISTS = ("policy.trusted-ips", "policy.geoip")
 
 
 @case(

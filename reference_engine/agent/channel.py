@@ -187,7 +187,7 @@ class Channel:
         refusal = rules.validate(wanted) or rules.suites_are_known(engine.parts.tls.unknown_suites(wanted.tls_ciphers))
         if refusal is not None:
             return refusal
-        properties = rules.effective(wanted)
+        properties = rules.bounded(rules.effective(wanted), engine.settings.project_tls_min_version)
         named = self._public_name(properties)
         if isinstance(named, Refusal):
             return named

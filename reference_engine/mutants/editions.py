@@ -96,7 +96,7 @@ _gate("passthrough-on-pro", ("TLS-028",), "does not pass TLS through on pro", _p
 
 @mutant(
     "editions-keeps-names",
-    ("EDGE-007", "ED-004", "ED-005", "ED-006", "ED-010", "ED-012", "ED-013", "ED-014"),
+    ("EDGE-007", "ED-004", "ED-005", "ED-006", "ED-010", "ED-012", "ED-013", "ED-014", "POL-015"),
     "holds the names that a refused request asked for",
 )
 def _(parts: Parts, reached: Reached) -> None:

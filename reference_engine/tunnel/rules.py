@@ -184,6 +184,15 @@ class TunnelRules:
             tls_mode=tls_mode,
         )
 
+    def bounded(self, properties: TunnelProperties, lowest: str | None) -> TunnelProperties:
+        """POL-001, POL-009: effective properties within the project's lowest TLS version, wherever the edge ends TLS;
+        passthrough is left alone (TLS-014)."""
+        ends = properties.publish and properties.protocol in {"http", "tls"} and properties.tls_mode != "passthrough"
+        if lowest is None or not ends:
+            return properties
+        # The names sort as the versions do.
+        return dataclasses.replace(properties, tls_min_version=max(lowest, properties.tls_min_version or lowest))
+
     def suites_are_known(self, unknown: Sequence[str]) -> Refusal | None:
         """VAL-001: a suite that the edge does not have would be ignored in silence."""
         if not unknown:

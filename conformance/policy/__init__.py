@@ -1,0 +1,1 @@
+"""What a project and a tunnel demand of clients at the edge."""
