@@ -108,8 +108,9 @@ class PublicListener:
         engine = self._engine
         hello, route = await self._routed(stream)
         if route.front is Front.REFUSED:
-            name = hello.server_name if hello is not None else None
-            engine.log.info("connection refused peer=%s name=%r reason=%r", stream.peer, name, route.reason)
+            if route.reason:
+                name = hello.server_name if hello is not None else None
+                engine.log.info("connection refused peer=%s name=%r reason=%r", stream.peer, name, route.reason)
             await self._refuse(stream, route.alert)
             return route, None
         if hello is None or route.front is Front.PASSTHROUGH:
@@ -134,7 +135,8 @@ class PublicListener:
             while hello is None:
                 data = await stream.read()
                 if not data:
-                    return None, Route(Front.REFUSED, reason="closed")
+                    # Probes and health checks connect and go: not worth a line.
+                    return None, Route(Front.REFUSED)
                 hello = reader.feed(data)
             route = rules.route(hello, engine.registry, engine.settings.domain)
         except HelloError as problem:
