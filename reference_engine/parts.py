@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from reference_engine.agent.rules import AgentRules
 from reference_engine.edge.rules import EdgeRules
+from reference_engine.http.endpoints import HttpEndpoints
 from reference_engine.http.rules import HttpRules
 from reference_engine.relay.pump import Relay
 from reference_engine.tls.endpoint import TlsEndpoints
@@ -32,3 +33,4 @@ class Parts:
     tls_endpoints: TlsEndpoints = field(default_factory=TlsEndpoints)
     relay: Relay = field(default_factory=Relay)
     http: HttpRules = field(default_factory=HttpRules)
+    http_endpoints: HttpEndpoints = field(default_factory=HttpEndpoints)

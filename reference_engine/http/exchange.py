@@ -186,7 +186,7 @@ class Exchange:
         self._down.watch(self)
         try:
             trouble = await self._attempt(target, reuse=reuse)
-            if trouble is not None and self._stale(reuse):
+            while trouble is not None and self._repeats():
                 trouble = await self._attempt(target, reuse=False)
             if trouble is not None:
                 await self._fail(trouble)
@@ -197,18 +197,12 @@ class Exchange:
             self._tunnel.sessions.discard(self.end)
             await self._let_go()
 
-    def _stale(self, reuse: bool) -> bool:
-        """Whether a reused connection ended before it said anything to a request that may be repeated, once."""
+    def _repeats(self) -> bool:
+        """Whether the request goes out again because its connection ended under it."""
         up = self._up
-        return (
-            reuse
-            and up is not None
-            and not up.fresh
-            and not up.codec.heard
-            and not self._gone
-            and self._fault is None
-            and (up.inbox.ended or up.inbox.reset is not None)
-        )
+        if up is None or self._gone or self._fault is not None or not up.inbox.over:
+            return False
+        return self._rules.repeats(self._head.method, self._down.framing, fresh=up.fresh, heard=up.codec.heard)
 
     async def _attempt(self, target: Target, *, reuse: bool) -> Reset | None:
         """Send the request and relay the answer. A `Reset` says what kept the response from being complete."""
@@ -315,8 +309,9 @@ class Exchange:
         self._begun = True
         self._nominating = event.fields
         expects = b"100-continue" in members(self._head.fields, b"expect") and not self._continued
-        if not self._down.complete and (up.codec.closing or expects or self._deaf):
-            # The rest of the request will not be read; the client is told now (RFC 9110 section 10.1.1, RFC 9112 9.6).
+        if self._rules.ends_early(
+            complete=self._down.complete, closing=up.codec.closing, expects=expects, deaf=self._deaf
+        ):
             self._down.close_after()
         fields = self._rules.response_fields(event, self._head.method)
         self._down.put(ResponseHead(event.status, fields, event.reason, event.codings))
@@ -377,7 +372,7 @@ class Exchange:
         if self._begun:
             await self._down.truncate(trouble.reason)
         else:
-            fault = self._fault or fault_of(trouble.reason)
+            fault = self._rules.failure(trouble.reason, self._fault)
             await self._down.refuse(fault, close=fault.status in (400, 408))
 
     def _give_up(self, fault: Fault) -> None:

@@ -27,7 +27,6 @@ NOT_IN_TRAILERS = frozenset(
     | {b"content-encoding", b"content-type", b"content-range", b"cache-control", b"expect", b"max-forwards", b"range"}
 )
 NOT_ECHOED = frozenset({b"authorization", b"proxy-authorization", b"cookie", b"forwarded"})
-IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 ABSOLUTE = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^#]*)")
 NOT_RELAYED = re.compile(rb"(h2c?|http|tls)(/.*)?")
 """Upgrade protocols of the hop itself: the edge speaks its own on each side (RFC9110-7.6.1-5)."""
@@ -279,11 +278,3 @@ class ForwardRules:
     def connect_opens(self, status: int) -> bool:
         """Any 2xx to CONNECT opens the tunnel, nothing else does (HTTP-CONNECT-003, -004, RFC9110-9.3.6-3)."""
         return 200 <= status < 300
-
-    def repeatable(self, method: bytes, framing: Framing) -> bool:
-        """Whether a request may go out a second time when a reused connection ended under it (RFC9110-9.2.2-1,
-        HTTP-ERR-008).
-
-        What may not be repeated is not sent on a connection that the upstream may be closing just now, either.
-        """
-        return method in IDEMPOTENT and framing.kind == "none"

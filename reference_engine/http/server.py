@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING
 
 from reference_engine.agent.connector import UpstreamUnavailable
 from reference_engine.config import Settings
-from reference_engine.http.errors import Fault, ProtocolFault, answer, fault_of
+from reference_engine.http.errors import Fault, ProtocolFault, fault_of
 from reference_engine.http.events import Data, End, InformationalHead, RequestHead, Reset, ResponseHead
-from reference_engine.http.exchange import Downstream, Exchange, Watcher
+from reference_engine.http.exchange import Downstream, Watcher
 from reference_engine.http.forward import date
-from reference_engine.http.h1_client import H1ClientCodec
 from reference_engine.http.h1_server import H1ServerCodec
 from reference_engine.http.inbox import Inbox, RawStream
-from reference_engine.http.pool import Pool
 from reference_engine.http.rules import HttpRules
 from reference_engine.http.syntax import Framing, Limits
 from reference_engine.relay.pump import Relay
@@ -88,7 +86,7 @@ class H1Downstream(Downstream):
 
     async def refuse(self, fault: Fault, *, close: bool = False) -> None:
         """See Downstream."""
-        head, body = answer(fault, close=False)
+        head, body = self._connection.rules.answer(fault, close=False)
         if close or not self.complete:
             self.close_after()
         self.put(head)
@@ -129,11 +127,19 @@ class H1Connection:
     """
 
     def __init__(
-        self, stream: ByteStream, rules: HttpRules, settings: Settings, handler: Handler, *, half_open: bool = True
+        self,
+        stream: ByteStream,
+        rules: HttpRules,
+        settings: Settings,
+        handler: Handler,
+        *,
+        half_open: bool = True,
+        codec: H1ServerCodec | None = None,
     ) -> None:
         self.stream = stream
+        self.rules = rules
         self.half_open = half_open
-        self.codec = H1ServerCodec(rules, limits_of(settings))
+        self.codec = codec or H1ServerCodec(rules, limits_of(settings))
         self.draining = False
         self.last = False
         self._settings = settings
@@ -184,7 +190,7 @@ class H1Connection:
         """The next request; None at the end of the connection. Raises ProtocolFault."""
         codec, inbox = self.codec, self._inbox
         self._idle = not (codec.pending or inbox.pending)
-        inbox.arm((self._settings.http_idle_ms if self._idle else self._settings.http_header_timeout_ms) / 1000)
+        inbox.arm(self.rules.client_time("request" if self._idle else "head", self._settings))
         try:
             while True:
                 event = codec.next_event() if codec.pending or codec.ended else None
@@ -201,7 +207,7 @@ class H1Connection:
                     codec.eof()
                 if self._idle:
                     self._idle = False
-                    inbox.arm(self._settings.http_header_timeout_ms / 1000)
+                    inbox.arm(self.rules.client_time("head", self._settings))
         except TimeoutError:
             if self._idle:
                 return None
@@ -212,7 +218,7 @@ class H1Connection:
 
     async def _refuse_unread(self, fault: Fault) -> None:
         """Answer a request whose head is refused; nothing behind it is read as a request (RFC 9112 section 9.6)."""
-        head, body = answer(fault, close=True)
+        head, body = self.rules.answer(fault, close=True)
         octets = self.codec.send(head)
         if not self.codec.is_head:
             octets += self.codec.send(Data(body))
@@ -233,7 +239,7 @@ class H1Connection:
                 await self._more()
 
     async def _more(self) -> None:
-        self._inbox.arm(self._settings.http_idle_ms / 1000)
+        self._inbox.arm(self.rules.client_time("content", self._settings))
         try:
             data = await self._inbox.read()
         except TimeoutError:
@@ -301,13 +307,12 @@ class HttpTunnels:
         self._engine = engine
         settings = engine.settings
         self._connections: set[H1Connection] = set()
-        self.pool = Pool(
+        self.pool = engine.parts.http_endpoints.pool(
             self._connect,
-            lambda: H1ClientCodec(engine.parts.http, limits_of(settings)),
+            lambda: engine.parts.http_endpoints.client_codec(engine.parts.http, limits_of(settings)),
             idle=settings.upstream_idle_ms / 1000,
             most=settings.upstream_max_idle,
         )
-        self.response_timeout = settings.http_response_timeout_ms / 1000
         self.domain = settings.domain
         engine.registry.listen(self._inventory_changed)
 
@@ -320,6 +325,11 @@ class HttpTunnels:
     def rules(self) -> HttpRules:
         """The rules in force."""
         return self._engine.parts.http
+
+    @property
+    def response_timeout(self) -> float:
+        """Seconds that an upstream may take until its final head."""
+        return self.rules.response_time(self._engine.settings)
 
     @property
     def relay(self) -> Relay:
@@ -346,14 +356,23 @@ class HttpTunnels:
     async def serve(self, stream: TlsStream, tunnel: Tunnel) -> None:
         """Serve one connection that selected `tunnel` by its server name; it is closed when this returns."""
         carried: str | None = None
+        endpoints = self._engine.parts.http_endpoints
 
         async def handle(down: H1Downstream) -> None:
             nonlocal carried
-            exchange = Exchange(self, down, tunnel, carried)
+            exchange = endpoints.exchange(self, down, tunnel, carried)
             await exchange.run()
             carried = carried or exchange.forwarded
 
-        connection = H1Connection(stream, self.rules, self._engine.settings, handle, half_open=self.half_open(stream))
+        settings = self._engine.settings
+        connection = endpoints.connection(
+            stream,
+            self.rules,
+            settings,
+            handle,
+            half_open=self.half_open(stream),
+            codec=endpoints.server_codec(self.rules, limits_of(settings)),
+        )
         self._connections.add(connection)
         try:
             await connection.run()
@@ -375,7 +394,7 @@ class HttpTunnels:
             stream = await self._engine.connector.open(tunnel, source)
         except UpstreamUnavailable as problem:
             raise ProtocolFault(fault_of(problem.kind)) from None
-        if not (tunnel.properties.upstream_tls or tunnel.properties.http_use_tls):
+        if not self.rules.encrypts_upstream(tunnel.properties):
             return stream
         try:
             return await self._engine.upstream_tls.wrap(

@@ -1,0 +1,53 @@
+"""Hands out what an HTTP exchange runs on; a double is put in the place of one of them here.
+
+A rule says what is right and is replaced in `HttpRules`. What a library enforces (h11), and what lies in the order of
+steps rather than in a decision, is in these objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from reference_engine.config import Settings
+from reference_engine.http.exchange import Downstream, Exchange
+from reference_engine.http.h1_client import H1ClientCodec
+from reference_engine.http.h1_server import H1ServerCodec
+from reference_engine.http.pool import Connect, Pool
+from reference_engine.http.rules import HttpRules
+from reference_engine.http.server import H1Connection, Handler, HttpTunnels
+from reference_engine.http.syntax import Limits
+from reference_engine.relay.stream import ByteStream
+from reference_engine.tunnel.model import Tunnel
+
+
+class HttpEndpoints:
+    """One method for each."""
+
+    def server_codec(self, rules: HttpRules, limits: Limits) -> H1ServerCodec:
+        """The codec toward a client."""
+        return H1ServerCodec(rules, limits)
+
+    def client_codec(self, rules: HttpRules, limits: Limits) -> H1ClientCodec:
+        """The codec toward an upstream."""
+        return H1ClientCodec(rules, limits)
+
+    def connection(
+        self,
+        stream: ByteStream,
+        rules: HttpRules,
+        settings: Settings,
+        handler: Handler,
+        *,
+        half_open: bool,
+        codec: H1ServerCodec,
+    ) -> H1Connection:
+        """The loop of one client connection."""
+        return H1Connection(stream, rules, settings, handler, half_open=half_open, codec=codec)
+
+    def exchange(self, edge: HttpTunnels, down: Downstream, own: Tunnel, carried: str | None) -> Exchange:
+        """One request from its head to the end of its response."""
+        return Exchange(edge, down, own, carried)
+
+    def pool(self, connect: Connect, codec: Callable[[], H1ClientCodec], *, idle: float, most: int) -> Pool:
+        """The upstream connections."""
+        return Pool(connect, codec, idle=idle, most=most)
