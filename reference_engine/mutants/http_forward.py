@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from reference_engine.http.events import Fields, RequestHead, ResponseHead, members, values, without
-from reference_engine.http.forward import HOP_BY_HOP, NOT_IN_TRAILERS, Origin, Target
+from reference_engine.http.forward import HOP_BY_HOP, Origin, Target
 from reference_engine.mutants.registry import Reached, mutant, swap
 from reference_engine.parts import Parts
 
@@ -428,17 +428,3 @@ def _max_forwards_made(parts: Parts, reached: Reached) -> None:
         return [*fields, (b"Max-Forwards", b"10")]
 
     swap(parts.http, "max_forwards", broken)
-
-
-# Trailers: RFC 9110 section 6.5.1
-
-
-@mutant("http-trailers-cookies", ("RFC9110-6.5.1-1", "RFC9110-6.5.1-2"), "forwards framing fields as trailers")
-def _trailers_framing(parts: Parts, reached: Reached) -> None:
-    def broken(original: Callable[[Fields, Fields], Fields], trailers: Fields, fields: Fields) -> Fields:
-        kept = without(trailers, HOP_BY_HOP | parts.http.nominated(fields))
-        if len(kept) > len(without(kept, NOT_IN_TRAILERS)):
-            reached()
-        return kept
-
-    swap(parts.http, "trailers", broken)
