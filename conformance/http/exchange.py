@@ -150,6 +150,27 @@ async def test_expect_of_an_http_1_0_client_is_ignored(scene: Scene) -> None:
     scene.expect("RFC9110-10.1.1-4", fine, expected="no 1xx, and the body", actual=actual)
 
 
+@case("http-exchange-22", checks=["RFC9110-10.1.1-3"], publish=http())
+async def test_a_final_status_behind_a_100(scene: Scene) -> None:
+    """A client that got its 100 and sent the content gets a final status, also where the upstream then goes."""
+    client, request, nonce, own = await _expecting(scene)
+    if request is not None and "100-continue" in request.head.tokens("expect"):
+        await request.informational(100)
+    if not own:
+        await client.informational()
+    await client.send_raw(b"hello")
+    request = request or await scene.http_upstream().request(nonce)
+    await request.body()
+    await request.close()
+    with scene.judging("RFC9110-10.1.1-3"):
+        got = await client.outcome()
+    failed = isinstance(got, Response) and got.status // 100 == 5
+    branch = "any 5xx" if failed else "stream reset or connection closed"
+    told = got.describe() if isinstance(got, Response) else str(got)
+    ended = failed or not isinstance(got, Response) or not got.complete
+    scene.expect("RFC9110-10.1.1-3", ended, expected="a 5xx, or the end", actual=told, branch=branch)
+
+
 # Early responses: RFC 9110 section 7.5, RFC 9112 sections 9.3 and 9.5
 
 
@@ -253,6 +274,48 @@ async def test_pipelined_requests_are_answered_in_order(scene: Scene) -> None:
     told = {"expected": "the five answers in order", "actual": f"{len(bodies)} answers, {bodies}"}
     scene.expect("RFC9112-9.3.2-1", bodies == nonces[: len(bodies)] and bool(bodies), **told)
     scene.allow("RFC9112-9.3.2-1", "responses 1..5" if len(bodies) == 5 else "an in-order first part")
+
+
+@case("http-exchange-23", checks=["HTTP-VER-013"], publish=http())
+async def test_pipelined_requests_have_exchanges_of_their_own(scene: Scene) -> None:
+    """Three pipelined requests are answered in order, and each is one exchange with the upstream, of its own."""
+    client, upstream = await scene.http_client(), scene.http_upstream()
+    nonces = [scene.nonce().hex() for _ in range(3)]
+
+    async def serve(nonce: str) -> None:
+        await (await upstream.request(nonce)).respond(200, body=nonce.encode())
+
+    wire = b"".join(write.request("GET", f"/{nonce}", host=client.host) for nonce in nonces)
+    bodies: list[str] = []
+    async with meanwhile(*map(serve, nonces)):
+        with scene.judging("HTTP-VER-013"):
+            await client.send_raw(wire, expects=["GET"] * 3)
+            while len(bodies) < 3:
+                bodies.append((await client.response()).body.decode())
+        await scene.settle()
+    counts = [len(upstream.seen(nonce)) for nonce in nonces]
+    fine = bodies == nonces and counts == [1, 1, 1] and not upstream.unexpected
+    actual = f"{bodies} at the client, {counts} requests at the upstream"
+    scene.expect("HTTP-VER-013", fine, expected="three answers in order, one request each", actual=actual)
+
+
+@case("http-exchange-24", checks=["RFC9112-9.3-4"], publish=http())
+async def test_keep_alive_of_an_http_1_0_client(scene: Scene) -> None:
+    """For an HTTP/1.0 client that asks to keep its connection it ends, or the response has a length."""
+    client, upstream, nonce = await scene.http_client(), scene.http_upstream(), scene.nonce().hex()
+    fields = [("Connection", "keep-alive")]
+    await client.request("GET", "/", fields, nonce=nonce, version="HTTP/1.0")
+    await (await upstream.request(nonce)).respond(200, chunks=[b"hel", b"lo"])
+    with scene.judging("RFC9112-9.3-4"):
+        response = await client.response()
+        framed = response.get("transfer-encoding") is None and response.body == b"hello"
+        told = {"expected": "`hello` without chunks", "actual": f"{response.describe()} {response.headers}"}
+        scene.expect("RFC9112-9.3-4", framed, **told)
+        if response.get("content-length") is None:
+            end = response.end or await client.expect_end()
+            scene.expect("RFC9112-9.3-4", True, expected="the end", actual=str(end), branch="close after the response")
+        else:
+            scene.allow("RFC9112-9.3-4", "kept open with Content-Length")
 
 
 @case("http-exchange-11", checks=["RFC9112-9.6-1", "RFC9112-9.6-2", "RFC9112-9.6-3"], publish=http())

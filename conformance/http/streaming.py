@@ -62,7 +62,7 @@ async def test_a_response_streams(scene: Scene) -> None:
             scene.expect("HTTP-STREAM-001", got == event, expected=f"{event!r}", actual=f"{got!r}")
         await answered.request.send_last_chunk()
         await answered.client.finish(response)
-    scene.expect("HTTP-STREAM-001", response.complete, expected="the end of the stream", actual=response.describe())
+        scene.expect("HTTP-STREAM-001", response.complete, expected="the end of the stream", actual=response.describe())
 
 
 @case("http-stream-02", checks=["HTTP-STREAM-002"], publish=http(), over={"body": ("chunked", "length")})

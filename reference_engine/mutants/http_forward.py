@@ -330,6 +330,82 @@ def _for_first(parts: Parts, reached: Reached) -> None:
     swap(parts.http, "forwarded", broken)
 
 
+def _emits(parts: Parts, reached: Reached, element: Callable[[Fields, Origin], bytes], *, joined: bool = False) -> None:
+    """Emit Forwarded with `element`: as a line of its own behind those that came, or `joined` to the last one."""
+
+    def broken(original: Callable[[Fields, Origin], Fields], fields: Fields, origin: Origin) -> Fields:
+        made = original(fields, origin)
+        received = values(made, b"forwarded")
+        reached()
+        if not joined or not received:
+            return [*made, (b"Forwarded", element(fields, origin))]
+        last = received[-1] + b", " + element(fields, origin)
+        return [*without(made, {b"forwarded"}), *[(b"Forwarded", value) for value in [*received[:-1], last]]]
+
+    swap(parts.http, "forwarded", broken)
+
+
+def _element(_: Fields, origin: Origin) -> bytes:
+    return b"for=%s;host=%s;proto=https" % (origin.client.encode("ascii"), origin.authority)
+
+
+@mutant(
+    "http-forwarded-believes",
+    ("RFC7239-5.2-1", "RFC7239-5.4-1"),
+    "says in Forwarded what a client said of itself in X-Forwarded-For and -Proto",
+)
+def _believes(parts: Parts, reached: Reached) -> None:
+    def element(fields: Fields, origin: Origin) -> bytes:
+        client = values(fields, b"x-forwarded-for") or [origin.client.encode("ascii")]
+        scheme = values(fields, b"x-forwarded-proto") or [b"https"]
+        return b"for=%s;proto=%s" % (client[0], scheme[0])
+
+    _emits(parts, reached, element)
+
+
+@mutant("http-forwarded-believes-proto", ("RFC7239-5.4-1",), "says the upstream leg's scheme in Forwarded")
+def _upstreams_scheme(parts: Parts, reached: Reached) -> None:
+    _emits(parts, reached, lambda fields, origin: _element(fields, origin).replace(b"https", b"http"))
+
+
+@mutant("http-forwarded-twice", ("RFC7239-4-3",), "names the client twice in one element of Forwarded")
+def _twice(parts: Parts, reached: Reached) -> None:
+    _emits(parts, reached, lambda fields, origin: b"for=unknown;" + _element(fields, origin))
+
+
+@mutant("http-forwarded-bare-node", ("RFC7239-5.1-1",), "names itself in Forwarded by a word that is no node")
+def _bare_node(parts: Parts, reached: Reached) -> None:
+    _emits(parts, reached, lambda fields, origin: b"by=edge;" + _element(fields, origin))
+
+
+@mutant("http-forwarded-own-host", ("RFC7239-5.3-1",), "says in Forwarded the host of the upstream")
+def _own_host(parts: Parts, reached: Reached) -> None:
+    _emits(parts, reached, lambda _, origin: b"for=%s;host=backend.internal" % origin.client.encode("ascii"))
+
+
+@mutant("http-forwarded-swallowed", ("RFC7239-4-6",), "writes its element of Forwarded behind a quote that is open")
+def _swallowed(parts: Parts, reached: Reached) -> None:
+    _emits(parts, reached, _element, joined=True)
+
+
+@mutant("http-forwarded-in-front", ("RFC7239-4-4", "RFC7239-4-5"), "writes its element of Forwarded in front")
+def _in_front(parts: Parts, reached: Reached) -> None:
+    def broken(original: Callable[[Fields, Origin], Fields], fields: Fields, origin: Origin) -> Fields:
+        reached()
+        return [(b"Forwarded", _element(fields, origin)), *original(fields, origin)]
+
+    swap(parts.http, "forwarded", broken)
+
+
+@mutant("http-forwarded-to-the-client", ("RFC7239-4-2",), "tells clients the chain of proxies")
+def _to_the_client(parts: Parts, reached: Reached) -> None:
+    def broken(original: Callable[[ResponseHead, bytes], Fields], head: ResponseHead, method: bytes) -> Fields:
+        reached()
+        return [*original(head, method), (b"Forwarded", b"for=192.0.2.7")]
+
+    swap(parts.http, "response_fields", broken)
+
+
 @mutant("http-via-own-version", ("RFC9110-7.6.3-1", "RFC9110-7.6.3-2"), "says the upstream leg's version in Via")
 def _via_version(parts: Parts, reached: Reached) -> None:
     def broken(original: Callable[[Fields, bytes], Fields], fields: Fields, version: bytes) -> Fields:

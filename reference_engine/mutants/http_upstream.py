@@ -71,7 +71,7 @@ def _first_length(parts: Parts, reached: Reached) -> None:
 
 @mutant(
     "http-up-truncation-hidden",
-    ("RFC9112-6.3-9", "RFC9112-8-1", "RFC9112-7.1-5", "HTTP-STREAM-006", "HTTP-ERR-006"),
+    ("RFC9112-6.3-9", "RFC9112-8-1", "RFC9112-7.1-5", "HTTP-STREAM-006"),
     "ends a response cleanly that broke off",
 )
 def _truncation_hidden(parts: Parts, reached: Reached) -> None:
@@ -107,6 +107,26 @@ def _truncation_kept_open(parts: Parts, reached: Reached) -> None:
             await super()._fail(trouble)
 
     use_exchange(parts, Hopeful)
+
+
+@mutant(
+    "http-up-break-hidden",
+    ("RFC9112-8-1", "RFC9112-7.1-5", "HTTP-STREAM-006", "HTTP-ERR-006"),
+    "writes the last chunk of a response whose stream broke",
+)
+def _break_hidden(parts: Parts, reached: Reached) -> None:
+    class Tidy(Exchange):
+        """Completes what it began."""
+
+        async def _fail(self, trouble: Reset) -> None:
+            if self._begun and isinstance(self._down, H1Downstream) and self._down._codec._chunked:
+                reached()
+                self._down.put(End())
+                await self._down.flush()
+                return
+            await super()._fail(trouble)
+
+    use_exchange(parts, Tidy)
 
 
 @mutant("http-up-garbage-relayed", ("RFC9110-15.6.3-1", "HTTP-ERR-004"), "takes octets without a head for HTTP/0.9")
@@ -345,7 +365,16 @@ def _unasked_101(parts: Parts, reached: Reached) -> None:
             await relay(self._edge.relay, self._down.raw(), up.raw(), client_half_open=True, upstream_half_open=True)
             return True, None
 
+    class Reading(H1ClientCodec):
+        """A double of h11 that reads a 101 whatever was asked for."""
+
+        def next_event(self) -> Event | None:
+            if not self.answered and self._gate.starts_with(b"HTTP/1.1 101") and self._gate.head():
+                return InformationalHead(101, [], b"Switching Protocols")
+            return super().next_event()
+
     use_exchange(parts, Switching)
+    use_client_codec(parts, Reading)
 
 
 # Repeats: RFC 9110 section 9.2.2
@@ -405,19 +434,6 @@ def _error_body_for_head(parts: Parts, reached: Reached) -> None:
             return octets
 
     use_server_codec(parts, Talking)
-
-
-@mutant("http-own-error-without-date", ("RFC9110-6.6.1-1",), "answers on its own account without Date")
-def _error_without_date(parts: Parts, reached: Reached) -> None:
-    def broken(
-        original: Callable[..., tuple[ResponseHead, bytes]], fault: Fault, *, close: bool
-    ) -> tuple[ResponseHead, bytes]:
-        head, body = original(fault, close=close)
-        reached()
-        head.fields = without(head.fields, {b"date"})
-        return head, body
-
-    swap(parts.http, "answer", broken)
 
 
 @mutant("http-up-response-untimed", ("HTTP-ERR-003", "RFC9110-15.6.5-1"), "waits for a response for ever")
