@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from conformance.http._steps import first_of, meanwhile, probing, works
 from conformance.websocket._steps import UPGRADE, acceptance, handshake, new_key, offer, opened
+from harness.errors import PeerMismatch
 from harness.link.stream import End
 from harness.model.case import case
 from harness.model.spec import http
-from harness.peer.http1 import Response
+from harness.peer.http1 import Http1Client, Response
 from harness.scene import Scene
 from harness.wire import http1_write as write
 from harness.wire.http1_write import Field
@@ -19,7 +20,15 @@ EARLY = frame(BINARY, b"early", mask=b"abcd")
 
 @case(
     "ws-h1-01",
-    checks=["HTTP-WS-002", "RFC6455-4.1-2", "RFC6455-4.1-3", "RFC6455-4.1-4", "RFC6455-4.1-5", "RFC6455-4.1-6"],
+    checks=[
+        "HTTP-WS-002",
+        "RFC6455-4.1-2",
+        "RFC6455-4.1-3",
+        "RFC6455-4.1-4",
+        "RFC6455-4.1-5",
+        "RFC6455-4.1-6",
+        "RFC9110-7.8-5",
+    ],
     publish=http(),
     features=UPGRADES,
 )
@@ -35,6 +44,7 @@ async def test_the_handshake_reaches_the_upstream(scene: Scene) -> None:
     upgrades, options = head.tokens("upgrade"), head.tokens("connection")
     named = upgrades == ["websocket"] and "upgrade" in options
     actual = f"Upgrade {upgrades}, Connection {options}"
+    scene.expect("RFC9110-7.8-5", "upgrade" in options, expected="Connection: Upgrade", actual=actual)
     scene.expect("RFC6455-4.1-4", named, expected="Upgrade: websocket, Connection: Upgrade", actual=actual)
     versions = head.get_all("sec-websocket-version")
     branch = "one Sec-WebSocket-Version"
@@ -78,10 +88,10 @@ async def test_the_fields_of_the_handshake_pass(scene: Scene) -> None:
     arrived = protocols == ["one", "two"] and all(head.get_all(name) == [value] for name, value in single.items())
     told = all(session.response.get_all(str(item[0])) == [item[1]] for item in chosen)
     actual = f"{head.headers} at the upstream, {session.response.headers} at the client"
-    scene.expect("RFC6455-1.3-1", arrived and told, expected="all values in order, and the choice", actual=actual)
-    scene.expect("HTTP-WS-009", arrived and told, expected="all values in order, and the choice", actual=actual)
-    for requirement in ("RFC6455-10.2-1", "HTTP-HDR-003"):
+    for requirement in ("HTTP-HDR-003", "RFC6455-10.2-1"):
         scene.expect(requirement, head.get_all("origin") == [origin], expected=origin, actual=actual)
+    scene.expect("HTTP-WS-009", arrived and told, expected="all values in order, and the choice", actual=actual)
+    scene.expect("RFC6455-1.3-1", arrived and told, expected="all values in order, and the choice", actual=actual)
 
 
 @case(
@@ -162,15 +172,23 @@ async def test_a_refusal_is_an_http_response(scene: Scene) -> None:
 
 @case("ws-h1-05", checks=["RFC9110-7.8-3"], publish=http(), features=UPGRADES, over={"status": ("200", "400", "426")})
 async def test_a_request_pipelined_behind_a_refused_upgrade(scene: Scene) -> None:
-    """A request pipelined behind an upgrade that is refused is the next request, or is dropped with the connection."""
+    """A request pipelined behind an upgrade that is refused is the next request, or is dropped with the connection.
+
+    It names a field of its hop: where the upstream sees that field, the request came as raw octets.
+    """
     client, upstream = await scene.http_client(), scene.http_upstream()
     first, second = scene.nonce().hex(), scene.nonce().hex()
     wire = write.request("GET", f"/{first}", offer(new_key(scene)), host=client.host)
-    await client.send_raw(wire + write.request("GET", f"/{second}", host=client.host), expects=["GET", "GET"])
+    hop: list[Field] = [("Connection", "X-Hop"), ("X-Hop", "1")]
+    await client.send_raw(wire + write.request("GET", f"/{second}", hop, host=client.host), expects=["GET", "GET"])
     request = await upstream.request(first)
+    raw = False
 
     async def serve() -> None:
-        await (await upstream.request(second)).respond(200, body=second.encode())
+        nonlocal raw
+        behind = await upstream.request(second)
+        raw = behind.get("x-hop") is not None
+        await behind.respond(200, body=second.encode())
 
     async with meanwhile(serve()):
         await request.respond(int(scene.variant["status"]), body=b"no")
@@ -180,7 +198,7 @@ async def test_a_request_pipelined_behind_a_refused_upgrade(scene: Scene) -> Non
     handled = isinstance(later, Response) and later.body == second.encode()
     told = later.describe() if isinstance(later, Response) else str(later)
     branch = "second request handled" if handled else "connection closed"
-    apart = not request.connection.violations and not upstream.unexpected
+    apart = not raw and not request.connection.violations and not upstream.unexpected
     fine = apart and (handled or isinstance(later, End) or later.closes)
     scene.expect("RFC9110-7.8-3", fine, expected="HTTP, or the end", actual=told, branch=branch)
 
@@ -263,7 +281,7 @@ async def test_every_101_carries_upgrade(scene: Scene) -> None:
     client, request, _ = await handshake(scene)
     await request.upgrade([("Connection", "Upgrade"), ("Sec-WebSocket-Accept", "x")])
     got = await client.outcome()
-    bare = isinstance(got, Response) and got.status == 101 and got.get("upgrade") is None
+    bare = isinstance(got, Response) and got.status == 101 and not got.head.tokens("upgrade")
     actual = got.describe() if isinstance(got, Response) else str(got)
     scene.expect("RFC9110-15.2.2-1", not bare, expected="no bare 101", actual=actual, branch="any 5xx or close")
 
@@ -408,18 +426,102 @@ async def test_an_upgrade_of_an_http_1_0_client(scene: Scene) -> None:
         probe.expect("RFC9110-7.8-6", not asked and not switched, expected="plain HTTP or a refusal")
 
 
-@case("ws-h1-17", checks=["HTTP-WS-017"], publish=http(), features=UPGRADES)
+@case("ws-h1-17", checks=["RFC9110-7.8-5", "HTTP-WS-017"], publish=http(), features=UPGRADES)
 async def test_an_upgrade_to_another_protocol(scene: Scene) -> None:
-    """`Upgrade: foo` is relayed wholly, relayed without Upgrade, or refused: what the engine does is recorded."""
+    """`Upgrade: foo` is relayed wholly, with its connection option, relayed without Upgrade, or refused.
+
+    Which of them is recorded.
+    """
     client, upstream, nonce = await scene.http_client(), scene.http_upstream(), scene.nonce().hex()
     await client.request("GET", "/", [("Connection", "Upgrade"), ("Upgrade", "foo")], nonce=nonce)
     got, request = await first_of(client.outcome(), upstream.request(nonce))
     if request is None:
         scene.record("HTTP-WS-017", f"refused: {got.describe() if isinstance(got, Response) else got}")
+        scene.not_run("RFC9110-7.8-5", "the upgrade is refused")
         return
+    options = request.head.tokens("connection")
+    listed = request.get("upgrade") is None or "upgrade" in options
+    scene.expect("RFC9110-7.8-5", listed, expected="Connection: Upgrade beside Upgrade", actual=f"{options}")
     if request.get("upgrade") is None:
         await request.respond(200)
         scene.record("HTTP-WS-017", f"relayed without Upgrade: {(await client.response()).status}")
         return
     await request.upgrade([("Connection", "Upgrade"), ("Upgrade", "foo")])
     scene.record("HTTP-WS-017", f"relayed as it is: {(await client.response()).status}")
+
+
+@case("ws-h1-18", checks=["RFC6455-4.2.2-3"], publish=http(), features=UPGRADES)
+async def test_a_handshake_for_a_name_that_nobody_has(scene: Scene) -> None:
+    """A handshake for a host that is no tunnel ends in an error or with the connection, and reaches no upstream."""
+    await works(scene, await scene.http_client())
+    client, upstream, nonce = await scene.http_client(), scene.http_upstream(), scene.nonce().hex()
+    label, _, zone = scene.endpoint().host.partition(".")
+    unknown = f"{label[::-1]}x.{zone}"
+    wire = write.request("GET", f"/{nonce}", offer(new_key(scene)), host=unknown)
+    await client.offer(wire, expects="GET")
+    got, request = await first_of(client.outcome(), upstream.request(nonce))
+    await scene.settle()
+    actual = got.describe() if isinstance(got, Response) else str(got)
+    clean = request is None and not upstream.seen(nonce) and not upstream.unexpected
+    refused = isinstance(got, End) or (got is not None and got.status // 100 in (3, 4, 5))
+    branch = "401, 403, 404" if isinstance(got, Response) and got.status // 100 == 4 else "unknown name"
+    expected = "an error, and nothing at the upstream"
+    scene.expect("RFC6455-4.2.2-3", clean and refused, expected=expected, actual=actual, branch=branch)
+
+
+@case("ws-h1-19", checks=["RFC6455-3-1"], publish=http(), features=UPGRADES)
+async def test_a_fragment_in_the_resource_name(scene: Scene) -> None:
+    """A handshake whose target has a fragment is refused, or goes on without it."""
+    client, upstream, nonce = await scene.http_client(), scene.http_upstream(), scene.nonce().hex()
+    await client.request("GET", f"/{nonce}/chat#part", offer(new_key(scene)), nonce=nonce)
+    got, request = await first_of(client.outcome(), upstream.request(nonce))
+    if request is None:
+        refused = isinstance(got, End) or (got is not None and got.status // 100 == 4)
+        actual = got.describe() if isinstance(got, Response) else str(got)
+        scene.expect("RFC6455-3-1", refused, expected="a refusal", actual=actual, branch="refused with 4xx")
+        return
+    await request.respond(400)
+    bare = "#" not in request.target
+    branch = "relayed without the fragment"
+    scene.expect("RFC6455-3-1", bare, expected="a target without #", actual=request.target, branch=branch)
+
+
+@case("ws-h1-20", checks=["RFC9110-7.8-8"], publish=http(), features=UPGRADES)
+async def test_an_upgrade_with_an_expectation(scene: Scene) -> None:
+    """A handshake that announces content and expects 100 gets its 100 before any 101, or a final status.
+
+    The upstream sends its 100 where it was asked for one, reads the content, and takes the upgrade where it is offered.
+    """
+    client, upstream, nonce = await scene.http_client(), scene.http_upstream(), scene.nonce().hex()
+    fields = offer(new_key(scene), ("Expect", "100-continue"), ("Content-Length", "5"))
+    await client.request_head("GET", f"/{nonce}", fields, nonce=nonce)
+
+    async def serve() -> None:
+        request = await upstream.request(nonce)
+        if "100-continue" in request.head.tokens("expect"):
+            await request.informational(100)
+        await request.body()
+        if request.get("upgrade") is None:
+            await request.respond(400)
+        else:
+            await request.upgrade(acceptance(request))
+
+    async with meanwhile(serve()):
+        with scene.judging("RFC9110-7.8-8"):
+            asked = await _asked_to_go_on(client)
+            if asked:
+                await client.send_raw(b"hello")
+                await client.response()
+    final = client.responses[-1].status if client.responses else 0
+    told = f"{'100' if asked else 'no 100'}, then {final or 'nothing'}"
+    fine = bool(final) and (asked or final != 101)
+    scene.expect("RFC9110-7.8-8", fine, expected="100, then the answer; or a final status", actual=told)
+
+
+async def _asked_to_go_on(client: Http1Client) -> bool:
+    """Whether an interim response came, or a final one at once. Raises `DeadlineExpired`."""
+    try:
+        await client.informational()
+    except PeerMismatch:
+        return False
+    return True

@@ -116,11 +116,15 @@ async def test_frames_arrive_octet_by_octet(scene: Scene) -> None:
 
 @case("ws-h1-23", checks=["RFC6455-5.4-2", "HTTP-WS-008"], publish=http(), features=UPGRADES)
 async def test_a_frame_in_many_segments(scene: Scene) -> None:
-    """Frames that arrive octet by octet are relayed as the same octets, control frames among them."""
+    """Frames that arrive octet by octet are relayed as the same octets, control frames among them.
+
+    A barrier behind each octet keeps the engine from reading two at once.
+    """
     session = await opened(scene)
-    wire = ws.frame(ws.PING, b"ping", mask=MASK) + ws.frame(ws.TEXT, b"text", mask=MASK)
+    wire = ws.frame(ws.PING, b"", mask=MASK) + ws.frame(ws.TEXT, b"x", mask=MASK)
     for octet in wire:
         await session.client.send(bytes([octet]))
+        await scene.settle()
     got = await session.server.receive_exactly(len(wire))
     told = {"expected": wire.hex(), "actual": got.hex()}
     scene.expect("RFC6455-5.4-2", got == wire, **told, branch="same control frames")
@@ -202,7 +206,7 @@ async def test_a_frame_glued_to_the_101(scene: Scene) -> None:
 
 @case(
     "ws-h1-28",
-    checks=["RFC6455-7.1.7-1", "HTTP-WS-012"],
+    checks=["RFC6455-7.1.7-1", "RFC6455-7.4.1-1", "HTTP-WS-012"],
     publish=http(),
     features=UPGRADES,
     over={"side": ("upstream", "client")},
@@ -223,6 +227,8 @@ async def test_an_abnormal_end(scene: Scene) -> None:
     branch = "reset" if end.kind is EndKind.RESET else "close without"
     if code and not made_up:
         branch = "a Close with 1001"
+    reserved = code in (1005, 1006, 1015)
+    scene.expect("RFC6455-7.4.1-1", not reserved, expected="no reserved code in a Close", actual=actual)
     scene.expect("RFC6455-7.1.7-1", not made_up, expected="an end without a made-up Close", actual=actual)
     scene.allow("RFC6455-7.1.7-1", branch)
     abrupt = end.kind is EndKind.RESET or not _downstream(session, end).clean
@@ -304,3 +310,24 @@ async def _passes(scene: Scene, sender: RawPeer, receiver: RawPeer) -> None:
     await sender.send(b"still here")
     got = await receiver.receive_exactly(10)
     scene.expect("HTTP-WS-013", got == b"still here", expected="the octets", actual=f"{got!r}")
+
+
+@case("ws-h1-32", checks=["RFC6455-7.4.1-1"], publish=http(), features=UPGRADES, needs=["dynamic"])
+async def test_the_end_of_the_tunnel_below_a_session(scene: Scene) -> None:
+    """When the tunnel is closed below a session it ends, and a Close that the engine makes holds no reserved code."""
+    session = await opened(scene)
+    await _passes_both(session)
+    await scene.agent.close()
+    with scene.judging("RFC6455-7.4.1-1"):
+        rest, end = await session.client.receive_until_end()
+    code = int.from_bytes(rest[2:4], "big") if rest[:1] == b"\x88" else 0
+    actual = f"{rest.hex() or 'nothing'}, then {end}"
+    fine = code not in (1005, 1006, 1015)
+    scene.expect("RFC6455-7.4.1-1", fine, expected="no reserved code in a Close", actual=actual)
+
+
+async def _passes_both(session: Session) -> None:
+    await session.client.send(b"up")
+    await session.server.receive_exactly(2)
+    await session.server.send(b"down")
+    await session.client.receive_exactly(4)
