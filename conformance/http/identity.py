@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from conformance.http._steps import asked, probing
+from conformance.http._steps import asked, probing, works
 from harness.link.tcp import TcpLink
 from harness.model.case import case
 from harness.model.spec import http
@@ -319,3 +319,65 @@ async def test_fields_about_the_endpoints(scene: Scene) -> None:
         if (seen := head.get_all(name)) != [value]
     ]
     scene.expect("RFC9110-7.7-4", not changed, expected="every field as it was sent", actual=f"{changed or 'same'}")
+
+
+@case("http-identity-10", checks=["RFC7239-7.2-1"], publish=http(), over={"request": ("upgrade", "post", "repeated")})
+async def test_identity_fields_of_every_request(scene: Scene) -> None:
+    """A handshake, a POST, and a second request on the connection carry the same identity fields as a plain request."""
+    plain, _ = await _said(scene, [])
+    fields: list[Field] = []
+    if scene.variant["request"] == "upgrade":
+        fields = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")]
+        fields += [("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA==")]
+    async with probing(scene) as probe:
+        if scene.variant["request"] == "repeated":
+            await works(scene, probe.client)
+        post = scene.variant["request"] == "post"
+        await probe.say(probe.wire("POST" if post else "GET", fields, b"hello" if post else None))
+        await probe.outcome()
+        request = probe.request
+    seen = {name: [part.strip() for line in request.get_all(name) for part in line.split(",")] for name in NAMES}
+    scene.expect("RFC7239-7.2-1", seen == plain, expected=f"{plain}", actual=f"{seen}")
+
+
+# Early-Data: RFC 8470 sections 5.1 and 5.2. The field is a client's own word; no early data is needed for it.
+
+
+@case(
+    "http-identity-11",
+    checks=["RFC8470-5.1-2", "RFC8470-5.1-3", "RFC8470-5.1-4", "RFC8470-5.2-1"],
+    publish=http(),
+)
+async def test_early_data_as_a_field(scene: Scene) -> None:
+    """Early-Data: 1 of a client reaches the upstream, whose 425 reaches the client, once."""
+    answered = await asked(scene, fields=[("Early-Data", "1")])
+    seen = answered.request.get_all("early-data")
+    scene.expect("RFC8470-5.1-2", seen == ["1"], expected="Early-Data: 1 at the upstream", actual=f"{seen}")
+    listed = "early-data" in answered.request.head.tokens("connection")
+    scene.expect("RFC8470-5.1-3", not listed, expected="a Connection that does not name it", actual=f"{listed}")
+    await answered.request.respond(425, body=b"too early")
+    await answered.outcome()
+    await scene.settle()
+    nonce = answered.request.get("Edgecase-Nonce") or ""
+    count = len(answered.upstream.seen(nonce))
+    told = answered.response.status == 425 and answered.response.body == b"too early"
+    answered.expect("RFC8470-5.2-1", told and count == 1, expected="425 with its body, and one request upstream")
+    made = answered.response.get_all("early-data") + [name for name, _ in answered.response.trailers]
+    scene.expect("RFC8470-5.1-4", not made, expected="no Early-Data in the response", actual=f"{made or 'none'}")
+
+
+@case("http-identity-12", checks=["RFC9112-4-1", "RFC9110-2.2-1"], publish=http(), over={"reason": ("", "OK\t\xe9")})
+async def test_what_the_engine_writes_is_strict(scene: Scene) -> None:
+    """Odd but legal input comes out as lines that a strict parser takes, on both sides.
+
+    Behind a status without a phrase the space stays.
+    """
+    odd: list[Field] = [("X-Odd", "\t a\t \xe9, ;"), ("x!#$%&'*+.^_`|~", ""), ("Accept", " , text/*;q=0.5 ,")]
+    answered = await asked(scene, "POST", odd, b"hello")
+    await answered.request.respond(200, odd, chunks=[b"a", b"bc"], reason=scene.variant["reason"])
+    await answered.outcome()
+    line = answered.response.head.start_line
+    spaced = re.match(rb"HTTP/1\.1 200 ", line) is not None
+    scene.expect("RFC9112-4-1", spaced, expected="a space behind the status", actual=f"{line!r}")
+    broken = [*answered.request.violations, *answered.response.violations]
+    scene.expect("RFC9110-2.2-1", not broken, expected="nothing that is not valid", actual=f"{broken or 'valid'}")
