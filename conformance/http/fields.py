@@ -7,6 +7,7 @@ import re
 from conformance.http._steps import asked, probing, works
 from harness.model.case import case
 from harness.model.spec import http
+from harness.peer.http1 import Response
 from harness.scene import Scene
 from harness.wire.http1 import Head
 from harness.wire.http1_write import Field
@@ -405,12 +406,15 @@ async def test_obs_text_and_empty_values(scene: Scene) -> None:
 
 @case(
     "http-fields-17",
-    checks=["RFC9112-2.3-1", "HTTP-VER-002"],
+    checks=["RFC9112-2.3-1", "HTTP-VER-002", "RFC9110-6.2-1", "RFC9110-6.2-2"],
     publish=http(),
     over={"version": ("1.0", "1.1", "1.9")},
 )
 async def test_the_version_is_the_engines_own(scene: Scene) -> None:
-    """The upstream sees HTTP/1.1, whatever the client said; 1.9 may be refused, but is never passed on."""
+    """The upstream sees HTTP/1.1, whatever the client said; 1.9 may be refused, but is never passed on.
+
+    The client should see HTTP/1.1, too, whatever it said.
+    """
     said = scene.variant["version"]
     async with probing(scene) as probe:
         await probe.say(probe.wire(version=f"HTTP/{said}"))
@@ -418,6 +422,15 @@ async def test_the_version_is_the_engines_own(scene: Scene) -> None:
         seen = probe.request.head.version if probe.requests else "nothing"
         refused = said == "1.9" and not probe.requests and probe.kind in ("400", "505", "closed")
         expected = "HTTP/1.1 at the upstream"
+        answer = probe.got.head.version if isinstance(probe.got, Response) else "nothing"
+        scene.expect("RFC9110-6.2-1", answer == "HTTP/1.1", expected="HTTP/1.1 at the client", actual=answer)
+        if said != "1.9":
+            scene.not_run("RFC9110-6.2-2", "the version is known")
+        elif refused:
+            scene.allow("RFC9110-6.2-2", "505 or 400")
+        else:
+            processed = seen == "HTTP/1.1"
+            scene.expect("RFC9110-6.2-2", processed, expected=expected, actual=seen, branch="processed as HTTP/1.1")
         if refused:
             scene.record("RFC9112-2.3-1", f"HTTP/1.9: {probe.kind}")
             scene.record("HTTP-VER-002", f"HTTP/1.9: {probe.kind}")

@@ -6,6 +6,7 @@ from conformance.http._steps import probing, works
 from harness.model.case import case
 from harness.model.spec import http
 from harness.scene import Scene
+from harness.wire.http1_write import Field
 
 TWO = {"main": http(), "other": http()}
 
@@ -47,3 +48,15 @@ async def test_a_target_with_an_empty_host(scene: Scene) -> None:
         await probe.outcome()
         refusals = {"400": "400", "4xx": "another 4xx", "421": "another 4xx", "closed": "connection closed"}
         probe.judge("RFC9110-4.2.1-1", refusals, expected="a refusal")
+
+
+@case("http-routing-03", checks=["RFC9110-5.5-1"], publish=http())
+async def test_whitespace_around_values_is_not_part_of_them(scene: Scene) -> None:
+    """Whitespace around the values of Host and Content-Length counts neither for routing nor for framing."""
+    async with probing(scene) as probe:
+        fields: list[Field] = [b"Content-Length: \t5 ", b"X-Padded: \t v\t "]
+        await probe.say(probe.head("POST", fields, host=f" {probe.host} \t") + b"hello")
+        await probe.outcome()
+        whole = probe.kind == "relayed" and probe.alone(b"hello")
+        trimmed = whole and all(value == value.strip(" \t") for _, value in probe.request.headers)
+        probe.expect("RFC9110-5.5-1", trimmed, expected="the request at the upstream, values without whitespace")

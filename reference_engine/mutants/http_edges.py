@@ -19,9 +19,10 @@ from reference_engine.http.events import (
 )
 from reference_engine.http.exchange import Exchange
 from reference_engine.http.forward import Origin, Target
+from reference_engine.http.h1_client import H1ClientCodec
 from reference_engine.http.h1_server import H1ServerCodec
 from reference_engine.http.pool import UpstreamConnection
-from reference_engine.mutants._http import use_exchange, use_server_codec
+from reference_engine.mutants._http import use_client_codec, use_exchange, use_server_codec
 from reference_engine.mutants.registry import Reached, mutant, swap
 from reference_engine.parts import Parts
 
@@ -135,3 +136,54 @@ def _status_line_cut(parts: Parts, reached: Reached) -> None:
             return octets
 
     use_server_codec(parts, Terse)
+
+
+@mutant("http-version-downgraded", ("RFC9110-6.2-1",), "answers HTTP/1.0 clients in HTTP/1.0")
+def _downgraded(parts: Parts, reached: Reached) -> None:
+    class Polite(H1ServerCodec):
+        """A double of h11 that repeats the client's version."""
+
+        def send(self, event: InformationalHead | ResponseHead | Data | End) -> bytes:
+            octets = super().send(event)
+            if isinstance(event, ResponseHead) and self.request is not None and self.request.version == b"1.0":
+                reached()
+                return octets.replace(b"HTTP/1.1 ", b"HTTP/1.0 ", 1)
+            return octets
+
+    use_server_codec(parts, Polite)
+
+
+@mutant("http-version-copied", ("RFC9110-6.2-2", "RFC9112-2.3-1"), "writes a version that it does not know upstream")
+def _copied(parts: Parts, reached: Reached) -> None:
+    class Copying(H1ClientCodec):
+        """Writes what the client said."""
+
+        def send(self, event: RequestHead | Data | End) -> bytes:
+            octets = super().send(event)
+            if isinstance(event, RequestHead) and unknown:
+                reached()
+                unknown.clear()
+                return octets.replace(b" HTTP/1.1\r\n", b" HTTP/1.9\r\n", 1)
+            return octets
+
+    unknown: list[bool] = []
+
+    def broken(original: Callable[..., bytes], head: bytes, line: bytes, *, request: bool) -> bytes:
+        if request and line.endswith(b"HTTP/1.9"):
+            unknown.append(True)
+        return original(head, line, request=request)
+
+    swap(parts.http, "own_version", broken)
+    use_client_codec(parts, Copying)
+
+
+@mutant("http-htab-refused", ("RFC9110-5.5-1",), "refuses HTAB around a value as a control octet")
+def _htab_refused(parts: Parts, reached: Reached) -> None:
+    def broken(original: Callable[[bytes], Fault | None], head: bytes) -> Fault | None:
+        fault = original(head)
+        if fault is None and b"\t" in head:
+            reached()
+            return Fault(400, "a control octet in a field")
+        return fault
+
+    swap(parts.http, "control_octets", broken)
