@@ -55,7 +55,7 @@ async def test_what_connection_names_stays_on_its_hop(scene: Scene) -> None:
     gone = kind == "relayed" and "x-secret" not in _lower(headers) and "x-secret" not in connection
     told = {"expected": "no X-Secret at the far side, and no Connection that names it", "actual": f"{kind}: {headers}"}
     scene.expect("RFC9110-7.6.1-1", gone, **told, branch="fields and Connection")
-    scene.expect("RFC9110-7.6-1", gone and ("X-Kept", "2") in headers, **told)
+    scene.expect("RFC9110-7.6-1", gone and "x-kept" in _lower(headers), **told)
     scene.expect("HTTP-HDR-006", gone, **told, branch="fields absent")
 
 
@@ -366,7 +366,7 @@ async def test_unknown_methods_and_statuses(scene: Scene) -> None:
             scene.record("HTTP-HDR-001", f"method FROB: {probe.kind}")
             return
         seen = probe.requests and probe.request.method == "FROB" and probe.bodies == [b"hello"]
-        arrived = bool(seen) and set(fields) <= set(probe.request.headers)
+        arrived = bool(seen) and all(probe.request.get_all(name) == [value] for name, value in fields)
         expected = "FROB with its fields and body at the upstream"
         probe.expect("RFC9110-7.6-3", bool(seen), expected=expected, branch="relayed unchanged")
         probe.expect("HTTP-HDR-001", arrived, expected=expected, branch="target, fields")
@@ -510,7 +510,9 @@ async def test_framing_and_cookies_in_trailers(scene: Scene) -> None:
     answered = await asked(scene, fields=[("TE", "trailers"), ("Connection", "TE")])
     await answered.request.respond(200, [("Trailer", "Set-Cookie")], chunks=[b"hello"], trailers=trailers)
     with scene.judging("RFC9110-6.5.1-2"):
-        await answered.outcome()
+        if await answered.outcome() in ("502", "5xx"):
+            scene.record("RFC9110-6.5.1-2", f"such a response is refused: {answered.kind}")
+            return
         whole = answered.response.complete and answered.response.body == b"hello"
         apart = answered.response.get("set-cookie") is None and answered.response.get("content-length") is None
         answered.expect("RFC9110-6.5.1-2", whole and apart, expected="`hello`, framed as before")

@@ -192,7 +192,7 @@ async def test_a_body_of_256_mebibytes(scene: Scene) -> None:
     "http-stream-07",
     checks=["HTTP-ERR-010"],
     publish=http(),
-    settings={"timeout.http-response-ms": 400},
+    settings={"timeout.http-response-ms": 1000},
 )
 async def test_a_long_response_outlives_the_request_timeout(scene: Scene) -> None:
     """A response that streams goes on beyond the time in which it had to begin."""
@@ -202,23 +202,23 @@ async def test_a_long_response_outlives_the_request_timeout(scene: Scene) -> Non
     loop = asyncio.get_running_loop()
     begun = loop.time()
     with scene.judging("HTTP-ERR-010"):
-        while loop.time() - begun < 1.0:
+        while loop.time() - begun < 2.0:
             await answered.request.send_chunk(b"data: on\n\n")
             await answered.client.read_some(response)
-            await works(scene, await scene.http_client())
         await answered.request.send_last_chunk()
         await answered.client.finish(response)
         scene.expect("HTTP-ERR-010", response.complete, expected="the whole stream", actual=response.describe())
 
 
 @case(
-    "http-stream-08", checks=["HTTP-ERR-009", "RFC9112-9.5-1"], publish=http(), settings={"timeout.http-idle-ms": 400}
+    "http-stream-08", checks=["HTTP-ERR-009", "RFC9112-9.5-1"], publish=http(), settings={"timeout.http-idle-ms": 1500}
 )
 async def test_an_idle_client_connection_is_closed(scene: Scene) -> None:
     """An idle client connection is closed cleanly after the limit; one with a running response is not."""
-    idle, busy = await scene.http_client(), await asked(scene)
+    busy = await asked(scene)
     await busy.request.response_head(200, EVENT_STREAM)
     response = await busy.client.response_head()
+    idle = await scene.http_client()
     await works(scene, idle)
     with scene.judging("HTTP-ERR-009", "RFC9112-9.5-1"):
         end = await idle.expect_end()

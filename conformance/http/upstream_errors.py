@@ -398,19 +398,19 @@ async def test_the_engines_own_error_is_valid(scene: Scene) -> None:
     "http-errors-21",
     checks=["HTTP-ERR-003", "RFC9110-15.6.5-1"],
     publish=http(),
-    settings={"timeout.http-response-ms": 400},
+    settings={"timeout.http-response-ms": 1000},
 )
 async def test_a_silent_upstream(scene: Scene) -> None:
     """An upstream that takes the request and never answers gets the client a 504, not before the limit, and is left."""
-    answered = await asked(scene)
     begun = asyncio.get_running_loop().time()
+    answered = await asked(scene)
     await answered.outcome()
     took = asyncio.get_running_loop().time() - begun
     told: dict[str, str | None] = {"504": "504", "502": "502 or 503", "5xx": "502 or 503"}
     answered.judge("HTTP-ERR-003", told, expected="504 after the limit")
     answered.judge("RFC9110-15.6.5-1", {"504": "504", "502": "502 or 503", "5xx": "another 5xx"}, expected="504")
     with scene.judging("HTTP-ERR-003"):
-        scene.expect("HTTP-ERR-003", took > 0.3, expected="not before 400 ms", actual=f"{took * 1000:.0f} ms")
+        scene.expect("HTTP-ERR-003", took > 0.9, expected="not before 1000 ms", actual=f"{took * 1000:.0f} ms")
         await answered.request.connection.expect_end()
 
 
