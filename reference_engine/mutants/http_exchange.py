@@ -413,7 +413,11 @@ def _merged_down(parts: Parts, reached: Reached) -> None:
                 held[0].fields = [*held[0].fields, *event.trailers]
             return b"".join([super(Merging, self).send(item) for item in [*held, End()]])
 
+    def broken(original: Callable[[Fields, Fields], Fields], trailers: Fields, fields: Fields) -> Fields:
+        return trailers if values(fields, b"trailer") else original(trailers, fields)
+
     use_server_codec(parts, Merging)
+    swap(parts.http, "trailers", broken)
 
 
 @mutant("http-trailer-unannounced", ("RFC9110-6.6.2-1",), "drops Trailer and sends trailers all the same")

@@ -494,6 +494,21 @@ def _trace_content(parts: Parts, reached: Reached) -> None:
     swap(parts.http, "trace_content", broken)
 
 
+@mutant("http-max-forwards-raised", ("RFC9110-7.6.2-2",), "counts Max-Forwards up")
+def _max_forwards_raised(parts: Parts, reached: Reached) -> None:
+    def broken(original: Callable[[RequestHead], Fields], head: RequestHead) -> Fields:
+        fields = original(head)
+        if fields == head.fields:
+            return fields
+        reached()
+        return [
+            (name, b"%d" % (int(value) + 2)) if name.lower() == b"max-forwards" else (name, value)
+            for name, value in fields
+        ]
+
+    swap(parts.http, "max_forwards", broken)
+
+
 @mutant("http-max-forwards-made", ("RFC9110-9.3.7-1",), "gives every OPTIONS a Max-Forwards")
 def _max_forwards_made(parts: Parts, reached: Reached) -> None:
     def broken(original: Callable[[RequestHead], Fields], head: RequestHead) -> Fields:

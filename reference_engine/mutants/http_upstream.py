@@ -252,6 +252,23 @@ def _length_wins(parts: Parts, reached: Reached) -> None:
     _reading(parts, reached, rule)
 
 
+@mutant("http-up-both-lengths", ("RFC9112-6.2-1",), "passes Content-Length of a chunked response on")
+def _both_lengths(parts: Parts, reached: Reached) -> None:
+    class Writing(H1ServerCodec):
+        """Writes the field back where it was."""
+
+        def send(self, event: InformationalHead | ResponseHead | Data | End) -> bytes:
+            return super().send(event).replace(b"Edgecase-Length:", b"Content-Length:")
+
+    def rule(data: bytes) -> bytes:
+        if b"\r\nTransfer-Encoding: chunked\r\n" not in data:
+            return data
+        return data.replace(b"\r\nContent-Length:", b"\r\nEdgecase-Length:", 1)
+
+    use_server_codec(parts, Writing)
+    _reading(parts, reached, rule)
+
+
 @mutant("http-up-version-ignored", ("RFC9112-6.1-10",), "takes every response for HTTP/1.1")
 def _version_ignored(parts: Parts, reached: Reached) -> None:
     _reading(parts, reached, lambda data: data.replace(b"HTTP/1.0 ", b"HTTP/1.1 ", 1))

@@ -83,6 +83,11 @@ def _own_key(parts: Parts, reached: Reached) -> None:
     _asking(parts, reached, lambda fields: _one(fields, KEY, b"AAAAAAAAAAAAAAAAAAAAAA=="))
 
 
+@mutant("ws-key-short", ("RFC6455-4.1-5",), "sends a key of its own that is too short")
+def _short_key(parts: Parts, reached: Reached) -> None:
+    _asking(parts, reached, lambda fields: _one(fields, KEY, b"c2hvcnQ="))
+
+
 @mutant("ws-keys-joined", ("RFC6455-11.3.1-1",), "joins two keys with a comma")
 def _keys_joined(parts: Parts, reached: Reached) -> None:
     _asking(parts, reached, lambda fields: _one(fields, KEY, b", ".join(values(fields, KEY))))
@@ -242,6 +247,21 @@ def _bare_101(parts: Parts, reached: Reached) -> None:
 @mutant("ws-101-without-option", ("RFC9110-7.6.1-6", "RFC6455-4.2.2-1"), "drops Connection of a 101")
 def _101_without_option(parts: Parts, reached: Reached) -> None:
     _answering(parts, reached, lambda fields: without(fields, {b"connection"}))
+
+
+@mutant("ws-101-is-200", ("HTTP-WS-007", "RFC6455-4.2.2-1"), "answers 200 where the upstream switched")
+def _101_is_200(parts: Parts, reached: Reached) -> None:
+    class Uniform(H1ServerCodec):
+        """Knows one success."""
+
+        def send(self, event: InformationalHead | ResponseHead | Data | End) -> bytes:
+            octets = super().send(event)
+            if isinstance(event, InformationalHead) and event.status == 101:
+                reached()
+                return octets.replace(b"HTTP/1.1 101 ", b"HTTP/1.1 200 ", 1)
+            return octets
+
+    use_server_codec(parts, Uniform)
 
 
 @mutant("ws-choice-invented", ("RFC6455-4.2.2-2",), "tells the client of an extension that nobody chose")
