@@ -186,7 +186,7 @@ def _blames_the_client(parts: Parts, reached: Reached) -> None:
 
 @mutant(
     "http-up-bare-cr",
-    ("RFC9112-4-3", "RFC9110-5.5-4", "RFC9112-2.2-3"),
+    ("RFC9112-4-3", "RFC9110-5.5-4", "RFC9112-2.2-3", "RFC9110-2.2-1"),
     "takes a bare CR in a response for the end of a line",
 )
 def _bare_cr(parts: Parts, reached: Reached) -> None:
