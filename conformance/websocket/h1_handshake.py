@@ -496,6 +496,7 @@ async def test_a_fragment_in_the_resource_name(scene: Scene) -> None:
     client, upstream, nonce = await scene.http_client(), scene.http_upstream(), scene.nonce().hex()
     await client.request("GET", f"/{nonce}/chat#part", offer(new_key(scene)), nonce=nonce)
     got, request = await first_of(client.outcome(), upstream.request(nonce))
+    await scene.settle()
     if request is None:
         refused = isinstance(got, End) or (got is not None and got.status // 100 == 4)
         actual = got.describe() if isinstance(got, Response) else str(got)
