@@ -57,6 +57,5 @@ async def test_whitespace_around_values_is_not_part_of_them(scene: Scene) -> Non
         fields: list[Field] = [b"Content-Length: \t5 ", b"X-Padded: \t v\t "]
         await probe.say(probe.head("POST", fields, host=f" {probe.host} \t") + b"hello")
         await probe.outcome()
-        whole = probe.kind == "relayed" and probe.alone(b"hello")
-        trimmed = whole and all(value == value.strip(" \t") for _, value in probe.request.headers)
-        probe.expect("RFC9110-5.5-1", trimmed, expected="the request at the upstream, values without whitespace")
+        whole = probe.kind == "relayed" and probe.alone(b"hello") and probe.request.get("x-padded") == "v"
+        probe.expect("RFC9110-5.5-1", whole, expected="one request with `hello` at the upstream")

@@ -534,6 +534,7 @@ async def test_an_upgrade_with_an_expectation(scene: Scene) -> None:
             if asked:
                 await client.send_raw(b"hello")
                 await client.response()
+    await scene.settle()
     final = client.responses[-1].status if client.responses else 0
     told = f"{'100' if asked else 'no 100'}, then {final or 'nothing'}"
     fine = bool(final) and (asked or final != 101)
