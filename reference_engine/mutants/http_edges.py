@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from reference_engine.http.errors import Fault
 from reference_engine.http.events import (
@@ -81,6 +82,28 @@ def _sending(parts: Parts, reached: Reached, rule: Callable[[Fields, RequestHead
 def _unidentified(parts: Parts, reached: Reached) -> None:
     names = {b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"}
     _sending(parts, reached, lambda fields, _, origin: without(fields, names) if origin.upgrade else fields)
+
+
+@mutant("http-content-unidentified", ("RFC7239-7.2-1",), "says nothing of the client with content")
+def _content_unidentified(parts: Parts, reached: Reached) -> None:
+    names = {b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"}
+    _sending(
+        parts, reached, lambda fields, _, origin: without(fields, names) if origin.framing.kind != "none" else fields
+    )
+
+
+@mutant("http-second-unidentified", ("RFC7239-7.2-1",), "names the client with the first request of a connection alone")
+def _second_unidentified(parts: Parts, reached: Reached) -> None:
+    class Forgetful(Exchange):
+        """Forgets the address."""
+
+        async def _send_head(self, up: UpstreamConnection, target: Target) -> None:
+            if self._carried is not None:
+                reached()
+                self._origin = replace(self._origin, client="")
+            await super()._send_head(up, target)
+
+    use_exchange(parts, Forgetful)
 
 
 @mutant("http-early-data-dropped", ("RFC8470-5.1-2",), "drops Early-Data of a client")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
+from reference_engine.http.errors import Fault
 from reference_engine.http.events import Fields, RequestHead, ResponseHead, members, values, without
 from reference_engine.http.forward import HOP_BY_HOP, Origin, Target
 from reference_engine.mutants.registry import Reached, mutant, swap
@@ -238,6 +240,29 @@ def _target_cut(parts: Parts, reached: Reached) -> None:
         return replace(found, upstream=found.upstream.removesuffix(b"?").replace(b"//", b"/"))
 
     swap(parts.http, "target", broken)
+
+
+def _aiming(parts: Parts, reached: Reached, rule: Callable[[bytes], bytes]) -> None:
+    """Send what `rule` makes of a target."""
+
+    def broken(original: Callable[[bytes, bytes], Target | Fault], method: bytes, target: bytes) -> Target | Fault:
+        found = original(method, target)
+        if isinstance(found, Fault) or rule(found.upstream) == found.upstream:
+            return found
+        reached()
+        return replace(found, upstream=rule(found.upstream))
+
+    swap(parts.http, "target", broken)
+
+
+@mutant("http-target-without-parameters", ("RFC9110-7.7-1", "HTTP-HDR-001"), "drops the parameters of path segments")
+def _target_parameters(parts: Parts, reached: Reached) -> None:
+    _aiming(parts, reached, lambda target: re.sub(rb";[^/?]*", b"", target))
+
+
+@mutant("http-target-ends-at-nul", ("RFC9110-7.7-1", "HTTP-HDR-001"), "ends a target at an escaped NUL")
+def _target_nul(parts: Parts, reached: Reached) -> None:
+    _aiming(parts, reached, lambda target: target.partition(b"%00")[0])
 
 
 @mutant("http-fields-utf-8", ("RFC9110-5.5-2",), "takes field values for ISO 8859-1 and sends them as UTF-8")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from reference_engine.http.events import (
     Data,
     End,
+    Event,
     Fields,
     InformationalHead,
     RequestHead,
@@ -273,6 +274,31 @@ def _head_waits(parts: Parts, reached: Reached) -> None:
                 self._method = b"GET"
                 self._h11._request_method = b"GET"
             return octets
+
+    use_client_codec(parts, Waiting)
+
+
+@mutant("http-204-waits-for-content", ("RFC9112-6.3-1",), "waits for the content of a 204 or a 304")
+def _204_waits(parts: Parts, reached: Reached) -> None:
+    class Waiting(H1ClientCodec):
+        """A double of h11 that takes every status for 200."""
+
+        bare: int | None = None
+
+        def receive(self, data: bytes) -> None:
+            for status in (204, 304):
+                line = b"HTTP/1.1 %d " % status
+                if data.startswith(line):
+                    self.bare = status
+                    data = data.replace(line, b"HTTP/1.1 200 ", 1)
+            super().receive(data)
+
+        def next_event(self) -> Event | None:
+            event = super().next_event()
+            if isinstance(event, ResponseHead) and self.bare is not None:
+                reached()
+                event.status, self.bare = self.bare, None
+            return event
 
     use_client_codec(parts, Waiting)
 

@@ -237,6 +237,11 @@ def _fold_dropped(parts: Parts, reached: Reached) -> None:
     _reading(parts, reached, lambda data: re.sub(rb"\r\n[ \t]+[^\r\n]*(?=\r\n)", b"", data))
 
 
+@mutant("http-up-folded-field-dropped", ("RFC9112-5.2-3",), "drops a folded response field")
+def _folded_field_dropped(parts: Parts, reached: Reached) -> None:
+    _reading(parts, reached, lambda data: re.sub(rb"\r\n[A-Za-z-]+:[^\r\n]*\r\n[ \t]+[^\r\n]*", b"", data))
+
+
 @mutant("http-up-spaced-name-dropped", ("RFC9112-5.1-2",), "drops response fields with whitespace before the colon")
 def _spaced_name(parts: Parts, reached: Reached) -> None:
     _reading(parts, reached, lambda data: re.sub(rb"\r\n[A-Za-z-]+[ \t]+:[^\r\n]*", b"", data))
@@ -397,13 +402,10 @@ def _unasked_101(parts: Parts, reached: Reached) -> None:
 # Repeats: RFC 9110 section 9.2.2
 
 
-@mutant("http-up-post-repeated", ("RFC9110-9.2.2-1", "HTTP-ERR-008"), "sends a POST again whose connection broke")
+@mutant("http-up-post-repeated", ("RFC9110-9.2.2-1", "HTTP-ERR-008"), "sends a POST again until it is answered")
 def _post_repeated(parts: Parts, reached: Reached) -> None:
-    tried: set[int] = set()
-
     def broken(original: Callable[..., bool], method: bytes, framing: Framing, *, fresh: bool, heard: bool) -> bool:
-        if method == b"POST" and not heard and id(framing) not in tried:
-            tried.add(id(framing))
+        if method == b"POST" and not heard:
             reached()
             return True
         return original(method, framing, fresh=fresh, heard=heard)

@@ -244,7 +244,11 @@ def _bare_101(parts: Parts, reached: Reached) -> None:
     _answering(parts, reached, lambda fields: without(fields, {b"upgrade"}))
 
 
-@mutant("ws-101-without-option", ("RFC9110-7.6.1-6", "RFC6455-4.2.2-1"), "drops Connection of a 101")
+@mutant(
+    "ws-101-without-option",
+    ("RFC9110-7.6.1-6", "RFC6455-4.2.2-1", "RFC6455-4.1-8"),
+    "drops Connection of a 101",
+)
 def _101_without_option(parts: Parts, reached: Reached) -> None:
     _answering(parts, reached, lambda fields: without(fields, {b"connection"}))
 
@@ -312,6 +316,23 @@ def _early_101(parts: Parts, reached: Reached) -> None:
         async def _send_head(self, up: UpstreamConnection, target: Target) -> None:
             await super()._send_head(up, target)
             if self._origin.upgrade and isinstance(self._down, H1Downstream):
+                reached()
+                await self._down._connection.write(
+                    b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+                )
+
+    use_exchange(parts, Eager)
+
+
+@mutant("ws-101-for-anything", ("RFC6455-4.2.1-1",), "answers 101 itself to whatever says Upgrade: websocket")
+def _101_for_anything(parts: Parts, reached: Reached) -> None:
+    class Eager(Exchange):
+        """Reads one field of a handshake."""
+
+        async def _send_head(self, up: UpstreamConnection, target: Target) -> None:
+            await super()._send_head(up, target)
+            asked = b"websocket" in members(self._head.fields, b"upgrade")
+            if asked and isinstance(self._down, H1Downstream):
                 reached()
                 await self._down._connection.write(
                     b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
