@@ -402,15 +402,41 @@ def _unasked_101(parts: Parts, reached: Reached) -> None:
 # Repeats: RFC 9110 section 9.2.2
 
 
-@mutant("http-up-post-repeated", ("RFC9110-9.2.2-1", "HTTP-ERR-008"), "sends a POST again until it is answered")
+@mutant(
+    "http-up-post-repeated",
+    ("RFC9110-9.2.2-1", "HTTP-ERR-008"),
+    "keeps the content of a POST, and sends it again when the connection broke",
+)
 def _post_repeated(parts: Parts, reached: Reached) -> None:
-    def broken(original: Callable[..., bool], method: bytes, framing: Framing, *, fresh: bool, heard: bool) -> bool:
-        if method == b"POST" and not heard:
-            reached()
-            return True
-        return original(method, framing, fresh=fresh, heard=heard)
+    class Repeating(Exchange):
+        """Once."""
 
-    swap(parts.http, "repeats", broken)
+        kept: tuple[Data | End | Reset, ...] = ()
+        repeated = False
+
+        async def _relay_content(self, up: UpstreamConnection) -> None:
+            if self.repeated:
+                await up.send(*[event for event in self.kept if not isinstance(event, Reset)])
+                up.inbox.arm(self._edge.response_timeout)
+                return
+            receive = self._down.receive
+
+            async def keeping() -> list[Data | End | Reset]:
+                events = await receive()
+                self.kept += tuple(events)
+                return events
+
+            self._down.receive = keeping  # type: ignore[method-assign]
+            await super()._relay_content(up)
+
+        def _repeats(self) -> bool:
+            if self._head.method != b"POST" or self.repeated or self._gone or not self.kept:
+                return super()._repeats()
+            reached()
+            self.repeated = True
+            return True
+
+    use_exchange(parts, Repeating)
 
 
 @mutant("http-up-repeated-thrice", ("RFC9110-9.2.2-2",), "sends a GET up to three times more")
