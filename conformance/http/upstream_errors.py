@@ -453,7 +453,6 @@ async def test_a_request_after_the_agent_is_gone(scene: Scene) -> None:
     """While the tunnel of a lost agent is leased, a request gets a gateway error; behind the lease, that of a name
     that nobody has."""
     client, nonce = await scene.http_client(), scene.nonce().hex()
-    await works(scene, client)
     scene.agent.drop()
     await scene.agent.wait_lost()
     with scene.judging("HTTP-ERR-005"):
