@@ -14,8 +14,6 @@ from reference_engine.http.syntax import FRAMING, NO_CONTENT, Framing, Limits
 TOKEN_OCTETS = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 LONGEST_CHUNK_LINE = 64
 """Octets of a chunk line beside its extensions."""
-SKIPPED_LINES = 4
-"""Empty lines that are skipped before a request line (RFC 9112 section 2.2 asks for one)."""
 
 
 def check(fault: Fault | None) -> None:
@@ -89,8 +87,7 @@ class Gate:
     def _skip_empty_lines(self) -> None:
         while self._rest.startswith(b"\r\n"):
             self._skipped += 1
-            if self._skipped > SKIPPED_LINES:
-                raise ProtocolFault(Fault(400, "empty lines instead of a request"))
+            check(self._rules.empty_line(self._skipped))
             self._rest = self._rest[2:]
 
     def _start_line(self, line: bytes) -> None:

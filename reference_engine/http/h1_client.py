@@ -74,22 +74,28 @@ class H1ClientCodec:
         if raw is None:
             return Reset("upstream-closed") if self._eof else None
         raw, codings = self._framed(raw)
-        self._h11.receive_data(raw)
-        event = self._h11.next_event()
-        if isinstance(event, h11.InformationalResponse):
+        head = self._parsed(raw)
+        if isinstance(head, InformationalHead):
             self._interim += 1
             if self._interim > INTERIM_LIMIT:
                 raise ProtocolFault(fault_of("upstream-malformed"))
-            return InformationalHead(event.status_code, event.headers.raw_items(), event.reason)
-        if not isinstance(event, h11.Response):
-            raise ProtocolFault(fault_of("upstream-malformed"))
-        head = ResponseHead(event.status_code, event.headers.raw_items(), event.reason, codings)
+            return head
+        head.codings = codings
         self._gate.begin(self._rules.response_framing(self._method, head.status, head.fields))
         # "Connection: close" counts from here on, while h11 makes a state of it only at the end of the response.
-        self._last = event.http_version < b"1.1" or b"close" in members(head.fields, b"connection")
+        self._last = raw[5:8] < b"1.1" or b"close" in members(head.fields, b"connection")
         self.answered = True
         self._fed = False
         return head
+
+    def _parsed(self, raw: bytes) -> InformationalHead | ResponseHead:
+        self._h11.receive_data(raw)
+        event = self._h11.next_event()
+        if isinstance(event, h11.InformationalResponse):
+            return InformationalHead(event.status_code, event.headers.raw_items(), event.reason)
+        if not isinstance(event, h11.Response):
+            raise ProtocolFault(fault_of("upstream-malformed"))
+        return ResponseHead(event.status_code, event.headers.raw_items(), event.reason)
 
     def _framed(self, raw: bytes) -> tuple[bytes, bytes]:
         """The head with its framing fields vetted, and transfer codings that only the end of the connection delimits.

@@ -73,11 +73,7 @@ class H1ServerCodec:
         check(self._rules.content_length(lengths))
         check(self._rules.transfer_encoding(codings, version=version, has_length=bool(lengths)))
         check(self._rules.host(hosts, version=version))
-        self._h11.receive_data(raw)
-        event = self._h11.next_event()
-        if not isinstance(event, h11.Request):
-            raise ProtocolFault(Fault(400, "the request is not valid"))
-        head = RequestHead(event.method, event.target, event.headers.raw_items(), version)
+        head = self._parsed(raw, version)
         self.framing = self._rules.request_framing(head.fields)
         self._gate.begin(self.framing)
         self._fed = False
@@ -85,6 +81,13 @@ class H1ServerCodec:
         # A request without content is complete with its head, and h11 has to know.
         self.complete = self.framing.kind == "none" and isinstance(self._h11.next_event(), h11.EndOfMessage)
         return head
+
+    def _parsed(self, raw: bytes, version: bytes) -> RequestHead:
+        self._h11.receive_data(raw)
+        event = self._h11.next_event()
+        if not isinstance(event, h11.Request):
+            raise ProtocolFault(Fault(400, "the request is not valid"))
+        return RequestHead(event.method, event.target, event.headers.raw_items(), version)
 
     def _next_content(self) -> Event | None:
         if self.complete:

@@ -26,6 +26,8 @@ QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*
 EXTENSION = rb"[ \t]*;[ \t]*" + TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + TOKEN + rb"|" + QUOTED + rb"))?"
 CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})((?:" + EXTENSION + rb")*)")
 HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)(?::([0-9]*))?")
+SKIPPED_LINES = 4
+"""Empty lines that are skipped before a request line (RFC 9112 section 2.2 asks for one)."""
 LONGEST_METHOD = 64
 LONGEST_LENGTH = 19
 """Digits of a Content-Length; 10**19 octets never arrive, and below 2**63 nobody's counter overflows."""
@@ -65,6 +67,10 @@ class SyntaxRules:
         """Lines end in CRLF; a bare CR, a bare LF or a NUL is nowhere (RFC9112-2.2-2, -2.2-4, RFC9110-5.5-3,
         -5.5-4)."""
         return Fault(400, "a bare CR, a bare LF or a NUL octet") if BARE.search(octets) else None
+
+    def empty_line(self, count: int) -> Fault | None:
+        """The first few empty lines before a request line mean nothing (RFC9112-2.2-5)."""
+        return Fault(400, "empty lines instead of a request") if count > SKIPPED_LINES else None
 
     def request_line(self, line: bytes) -> Fault | None:
         """`method SP request-target SP HTTP-version`, nothing else (RFC9112-3-1, -3.2-1, -3.2-2, -3-3,
