@@ -17,8 +17,8 @@ from harness.wire.http1_write import Field
 SMUGGLED = "smuggled"
 """The path segment of a request that no engine may ever make of what was sent."""
 
-REFUSALS = frozenset({"400", "414", "431", "501", "505", "4xx", "5xx", "3xx", "closed"})
-"""Kinds of outcome after which nothing may be at the upstream."""
+NAMED = frozenset({"400", "408", "411", "413", "414", "417", "421", "431", "501", "502", "504", "505"})
+"""Statuses that rows tell apart from others of their class."""
 
 Got = Response | End | None
 A = TypeVar("A")
@@ -38,9 +38,20 @@ def kind(got: Got, nonce: str = "") -> str:
     if got.status < 300 and got.body.startswith(nonce.encode()):
         return "relayed" if got.complete else "broken off"
     named = str(got.status)
-    if named in REFUSALS or named in ("421", "417", "502", "504", "413", "411", "408"):
-        return named
-    return f"{got.status // 100}xx"
+    return named if named in NAMED else f"{got.status // 100}xx"
+
+
+def refused(outcome: str) -> bool:
+    """Whether nothing may be at the upstream after this kind of outcome: a redirect, an error, or no answer at all."""
+    return outcome == "closed" or outcome[0] in "345"
+
+
+def branch_key(outcome: str, branches: Mapping[str, str | None]) -> str | None:
+    """The key of `branches` that an outcome falls under: its own, or that of its class (`421` is another 4xx)."""
+    for key in (outcome, f"{outcome[0]}xx" if outcome in NAMED else outcome):
+        if key in branches:
+            return key
+    return None
 
 
 class Probe:
@@ -113,22 +124,30 @@ class Probe:
     async def outcome(self, *, may_wait: bool = False) -> str:
         """Wait for the client's first final response or the end, then for the barrier; its kind.
 
-        With `may_wait` an engine may also wait for more octets: then the barrier alone ends the wait.
+        With `may_wait` an engine may also wait for more octets: then the barrier alone ends the wait. So it does once
+        something is at the upstream that nobody asked for, and that nobody will answer.
         """
         waiting = asyncio.ensure_future(self.client.outcome())
+        straying = asyncio.ensure_future(self.upstream.changed.until(self._strayed))
         try:
-            if may_wait:
+            if not may_wait:
+                await asyncio.wait((waiting, straying), return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
                 await self.scene.settle(self.name)
-            if not may_wait or waiting.done():
+            if waiting.done():
                 self.got = await waiting
         finally:
-            waiting.cancel()
-            await asyncio.gather(waiting, return_exceptions=True)
+            for task in (waiting, straying):
+                task.cancel()
+            await asyncio.gather(waiting, straying, return_exceptions=True)
         if not may_wait:
             await self.scene.settle(self.name)
         if isinstance(self.got, End):
             self.end = self.got
         return self.kind
+
+    def _strayed(self) -> bool:
+        return any(not seen.claimed and not seen.carries(self.nonce) for seen in self.upstream.requests_seen)
 
     @property
     def kind(self) -> str:
@@ -174,12 +193,13 @@ class Probe:
         that stayed incomplete may, where the refusal came while its body was relayed.
         """
         stray = bool(self.upstream.unexpected)
-        if self.kind in REFUSALS:
+        if refused(self.kind):
             stray = stray or any(request.complete or not partial for request in self.requests)
-        if stray or self.kind not in branches:
+        key = branch_key(self.kind, branches)
+        if stray or key is None:
             self.scene.depart(requirement, expected=expected, actual=self.describe())
             return
-        branch = branches[self.kind]
+        branch = branches[key]
         if branch is None:
             self.scene.expect(requirement, True, expected=expected, actual=self.describe())
         else:

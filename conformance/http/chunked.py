@@ -275,3 +275,5 @@ async def test_a_parameter_on_chunked(scene: Scene) -> None:
             {"400": "400 or 501", "501": "400 or 501", "relayed": "parameter ignored"},
             expected="400 or 501",
         )
+        whole = not probe.requests or probe.alone(b"hello")
+        probe.expect("RFC9112-7.1-2", whole, expected="400 or 501, or the content `hello` alone at the upstream")
