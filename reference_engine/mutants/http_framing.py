@@ -74,15 +74,22 @@ def _(parts: Parts, reached: Reached) -> None:
 @mutant(
     "framing-both-passed-on",
     ("RFC9112-6.2-1", SMUGGLING),
-    "frames a message with both fields by chunks, and passes both fields on",
+    "frames a message with both fields by chunks, passes both fields on, and closes",
 )
 def _(parts: Parts, reached: Reached) -> None:
     def codings(original: Coded, found: list[bytes], *, version: bytes, has_length: bool) -> Fault | None:
-        if found and has_length:
-            reached()
         return original(found, version=version, has_length=False)
 
+    class Server(LooseServerCodec):
+        def parsed(self, raw: bytes, version: bytes) -> RequestHead:
+            head = super().parsed(raw, version)
+            if values(head.fields, CL) and values(head.fields, TE):
+                reached()
+                head.fields.append((b"Connection", b"close"))
+            return head
+
     swap(parts.http, "transfer_encoding", codings)
+    use(parts, Server, LooseClientCodec)
 
 
 @mutant(
