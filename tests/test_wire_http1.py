@@ -208,7 +208,7 @@ class TestReaderOfRequests:
         [
             (b"0x5\r\nhello\r\n0\r\n\r\n", "malformed chunk size"),
             (b"\r\nhello\r\n0\r\n\r\n", "malformed chunk size"),
-            (b"FFFFFFFFFFFFFFFFF\r\nhello", "chunk size out of range"),
+            (b"FFFFFFFFFFFFFFFFFF\r\nhello", "chunk size out of range"),
             (b"5 \r\nhello\r\n0\r\n\r\n", "whitespace behind a chunk size"),
             (b"5;\r\nhello\r\n0\r\n\r\n", "malformed chunk extension"),
             (b"5\r\nhelloX\r\n0\r\n\r\n", "chunk data is not followed by CRLF"),

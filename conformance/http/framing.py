@@ -51,6 +51,8 @@ async def test_both_framing_fields(scene: Scene) -> None:
             expected="a refusal, or one well-framed request at the upstream",
             branch="one well-framed request" if relayed else None,
         )
+        by_coding = not relayed or probe.bodies == [body]
+        probe.expect("RFC9112-6.3-3", by_coding, expected="400, or the chunked content alone at the upstream")
         with scene.judging("RFC9112-6.1-8"):
             more = await probe.rest()
             branch = {"relayed": "one response, framed", "closed": "close without"}.get(probe.kind, "400 then close")
@@ -180,7 +182,8 @@ async def test_the_same_content_length_twice(scene: Scene) -> None:
         single = probe.kind != "relayed" or (
             probe.alone(b"hello") and probe.request.get_all("content-length") in ([], ["5"])
         )
-        probe.expect("HTTP-HDR-016", single, expected="400, or one request with Content-Length 5")
+        for requirement in ("HTTP-HDR-016", "RFC9110-8.6-5"):
+            probe.expect(requirement, single, expected="400, or one request with Content-Length 5")
 
 
 @case(

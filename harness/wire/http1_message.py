@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 _DIGITS = re.compile(rb"[0-9]+\Z")
-MAX_SIZE_DIGITS = 15
-"""Digits of a chunk size that still fit into what we count with; a Content-Length may have some more."""
+MAX_SIZE_DIGITS = 17
+"""Digits of a chunk size that is still counted: one more than 64 bits have, since an engine may pass such a size on."""
+MAX_LENGTH_DIGITS = 20
+"""Digits of a Content-Length that is still counted: as many as 64 bits have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,7 @@ def _content_length(head: Head, found: list[Violation]) -> Framing:
     if len(set(values)) != 1 or not _DIGITS.match(values[0].encode("latin-1")):
         found.append(Violation(f"invalid Content-Length {', '.join(values)[:80]!r}", "9112 section 6.3"))
         return Framing("broken")
-    if len(values[0]) > MAX_SIZE_DIGITS + 4:
+    if len(values[0]) > MAX_LENGTH_DIGITS:
         found.append(Violation("Content-Length out of range", "9110 section 8.6"))
         return Framing("broken")
     return Framing("length", int(values[0]))
