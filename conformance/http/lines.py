@@ -21,7 +21,9 @@ async def test_lines_that_end_in_lf(scene: Scene) -> None:
     """A request whose lines end in LF alone is refused, or goes on with CRLF: the upstream never sees a bare LF."""
     async with probing(scene) as probe:
         await probe.say(probe.wire(line_end=b"\n"))
-        await probe.outcome()
+        with scene.judging("RFC9112-2.2-2"):
+            await probe.outcome()
+        await scene.settle()
         refused = "400 or another refusal"
         probe.judge(
             "RFC9112-2.2-2",
@@ -126,7 +128,9 @@ async def test_whitespace_in_the_request_line(scene: Scene) -> None:
     async with probing(scene) as probe:
         line = REQUEST_LINES[scene.variant["line"]] % probe.nonce.encode()
         await probe.say(probe.wire(start_line=line))
-        await probe.outcome()
+        with scene.judging("RFC9112-3-1"):
+            await probe.outcome()
+        await scene.settle()
         refused = "400 or another 4xx"
         probe.judge(
             "RFC9112-3-1",
