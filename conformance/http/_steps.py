@@ -214,11 +214,18 @@ class Probe:
         whole = len(self.requests) == 1 and self.request.complete and self.bodies == [body]
         return whole and self.clean() and not self.upstream.unexpected
 
+    def judge_framing(self, body: bytes | None = None, *more: str, branch: str | None = None) -> None:
+        """By HTTP-HDR-016, and by `more`: a refusal, or one well-framed request (with `body`) and nothing beside it."""
+        framed = self.clean() if body is None else self.alone(body)
+        single = not self.upstream.unexpected and (self.kind != "relayed" or framed)
+        for requirement in ("HTTP-HDR-016", *more):
+            expected = "a refusal, or one well-framed request at the upstream"
+            self.expect(requirement, single, expected=expected, branch=branch)
+
     async def judge_refusal(self, requirement: str, branches: Mapping[str, str | None]) -> None:
         """A refusal by `requirement` and the end of the connection; by HTTP-HDR-016 nothing smuggled."""
+        self.judge_framing()
         self.judge(requirement, branches, expected="a refusal with nothing at the upstream", partial=True)
-        single = not self.upstream.unexpected and (self.kind != "relayed" or self.clean())
-        self.expect("HTTP-HDR-016", single, expected="a refusal, or one well-framed request at the upstream")
         if self.kind != "relayed":
             with self.scene.judging(requirement):
                 more = await self.rest()

@@ -41,9 +41,7 @@ async def test_a_malformed_chunk_size(scene: Scene) -> None:
             expected="400, or one consistent reading",
             partial=True,
         )
-        for requirement in ("HTTP-HDR-016", "RFC9112-7.1-3"):
-            framed = probe.kind != "relayed" or probe.alone(b"hello")
-            probe.expect(requirement, framed, expected="a refusal, or one well-framed request")
+        probe.judge_framing(b"hello", "RFC9112-7.1-3")
 
 
 @case(
@@ -93,15 +91,13 @@ async def test_chunk_data_ends_with_crlf(scene: Scene) -> None:
             + probe.smuggled()
         )
         await probe.outcome()
+        probe.judge_framing(None, "RFC9112-7.1-4")
         probe.judge(
             "RFC9112-7.1-4",
             {"400": "400 or close", "4xx": "400 or close", "closed": "400 or close", "relayed": "one consistent"},
             expected="400 or close, or one consistent reading",
             partial=True,
         )
-        for requirement in ("HTTP-HDR-016", "RFC9112-7.1-4"):
-            framed = probe.kind != "relayed" or probe.clean()
-            probe.expect(requirement, framed, expected="a refusal, or one well-framed request")
 
 
 @case(
@@ -255,7 +251,7 @@ async def test_trailers_change_nothing(scene: Scene) -> None:
             probe.judge("RFC9112-7.1.2-3", refused, expected="a refusal", partial=True)
             probe.judge("RFC9110-6.5.1-1", refused, expected="a refusal", partial=True)
             return
-        intact = probe.alone(b"hello") and value not in probe.request.get_all(name)
+        intact = probe.alone(b"hello") and not any(value in said for said in probe.request.get_all(name))
         branch = "trailers relayed" if probe.requests and probe.request.trailers else "trailers dropped"
         expected = f"no `{name}: {value}` among the header fields, and the content alone"
         probe.expect("RFC9112-7.1.2-3", intact, expected=expected, branch=branch)
