@@ -209,7 +209,7 @@ def _(parts: Parts, reached: Reached) -> None:
 @mutant(
     "authority-userinfo-passed-on",
     ("RFC9110-4.2.4-1", "RFC9110-4.2.4-2"),
-    "takes userinfo in the authority of a target, and sends it on in Host",
+    "takes userinfo in the authority of a target and in Host, and sends it on in Host",
 )
 def _(parts: Parts, reached: Reached) -> None:
     said: dict[bytes, bytes] = {}
@@ -225,8 +225,14 @@ def _(parts: Parts, reached: Reached) -> None:
             reached()
         return [(b"Host", authority), *without(original(fields, origin), {HOST})]
 
+    def cut(hosts: list[bytes]) -> list[bytes]:
+        for host in hosts:
+            said.setdefault(host.rpartition(b"@")[2], host)
+        return [host.rpartition(b"@")[2] for host in hosts]
+
     swap(parts.http, "absolute_target", absolute)
     swap(parts.http, "forwarded", forwarded)
+    use_host(parts, cut)
 
 
 @mutant("authority-asterisk-is-root", ("RFC9112-3.2.4-1", "HTTP-HDR-018"), "sends `OPTIONS *` on as `OPTIONS /`")

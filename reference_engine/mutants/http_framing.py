@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections import deque
 from collections.abc import Callable
 
 from reference_engine.http.errors import Fault
@@ -22,14 +20,10 @@ from reference_engine.http.events import (
 from reference_engine.http.forward import Origin, Target
 from reference_engine.http.h1_client import H1ClientCodec
 from reference_engine.http.h1_server import H1ServerCodec
-from reference_engine.http.rules import HttpRules
-from reference_engine.http.syntax import NO_CONTENT, Framing, Limits
+from reference_engine.http.syntax import NO_CONTENT, Framing
 from reference_engine.mutants._loose_h1 import (
     LooseClientCodec,
     LooseServerCodec,
-    VerbatimClientCodec,
-    VerbatimGate,
-    VerbatimServerCodec,
     consents,
     use,
 )
@@ -109,6 +103,33 @@ def _(parts: Parts, reached: Reached) -> None:
 
     swap(parts.http, "transfer_encoding", codings)
     swap(parts.http, "request_fields", fields)
+
+
+@mutant(
+    "framing-both-not-closed",
+    ("RFC9112-6.1-8",),
+    "frames a message with both fields by chunks, ignores what is behind it, and does not close",
+)
+def _(parts: Parts, reached: Reached) -> None:
+    def codings(original: Coded, found: list[bytes], *, version: bytes, has_length: bool) -> Fault | None:
+        return original(found, version=version, has_length=False)
+
+    class Server(LooseServerCodec):
+        def parsed(self, raw: bytes, version: bytes) -> RequestHead:
+            head = super().parsed(raw, version)
+            if values(head.fields, CL) and values(head.fields, TE):
+                reached()
+                head.fields = without(head.fields, {CL})
+                self._ignores = True
+            return head
+
+        def next_cycle(self) -> None:
+            super().next_cycle()
+            if getattr(self, "_ignores", False):
+                self._gate.drain()
+
+    swap(parts.http, "transfer_encoding", codings)
+    use(parts, Server)
 
 
 # Transfer-Encoding: RFC 9112 sections 6.1 and 7
@@ -355,27 +376,6 @@ def _(parts: Parts, reached: Reached) -> None:
     use(parts, Server)
 
 
-@mutant(
-    "framing-response-end-completes",
-    ("RFC9112-6.3-9", "RFC9112-8-1", "RFC9112-7.1-5", "HTTP-STREAM-006"),
-    "takes the end of an upstream's direction for the end of its response",
-)
-def _(parts: Parts, reached: Reached) -> None:
-    class Client(H1ClientCodec):
-        def next_event(self) -> Event | None:
-            event = super().next_event()
-            if isinstance(event, Reset) and self.answered and self._eof:
-                reached()
-                return End()
-            return event
-
-    def sent(original: Callable[[ResponseHead, bytes], Fields], head: ResponseHead, method: bytes) -> Fields:
-        return without(original(head, method), {CL}) if method == b"GET" else original(head, method)
-
-    swap(parts.http, "response_fields", sent)
-    use(parts, client=Client)
-
-
 # Which messages have content: RFC 9112 sections 6 and 6.3
 
 
@@ -432,225 +432,3 @@ def _(parts: Parts, reached: Reached) -> None:
         return [*without(fields, {CL}), (b"Transfer-Encoding", b"chunked")]
 
     swap(parts.http, "request_fields", sent)
-
-
-# Chunks: RFC 9112 section 7.1
-
-
-def verbatim(parts: Parts, gate: type[VerbatimGate] = VerbatimGate) -> None:
-    """Pass chunks on as they came, as far as the rules let them through."""
-
-    class Server(VerbatimServerCodec):
-        pass
-
-    Server.gate = gate
-    use(parts, Server, VerbatimClientCodec)
-
-
-@mutant(
-    "framing-chunk-size-as-python-reads-it",
-    ("RFC9112-7.1-3", SMUGGLING),
-    "reads a chunk size with int(), and passes it on as it came",
-)
-def _(parts: Parts, reached: Reached) -> None:
-    def size(original: Lines, line: bytes) -> int | Fault:
-        found = original(line)
-        try:
-            if isinstance(found, Fault) and (number := int(line, 16)) >= 0:
-                reached()
-                return number
-        except ValueError:
-            pass
-        return found
-
-    swap(parts.http, "chunk_line", size)
-    verbatim(parts)
-
-
-@mutant(
-    "framing-chunk-size-as-c-reads-it",
-    ("RFC9112-7.1-3", "RFC9112-7.1-1", SMUGGLING),
-    "reads the digits of a chunk size as far as they go, none of them as 0, and counts in 32 bits",
-)
-def _(parts: Parts, reached: Reached) -> None:
-    def size(original: Lines, line: bytes) -> int | Fault:
-        found = original(line)
-        if isinstance(found, int) and found < 1 << 32:
-            return found
-        digits = re.match(rb"[0-9A-Fa-f]*", line)
-        assert digits is not None, "the pattern takes nothing, too"
-        reached()
-        return int(digits[0] or b"0", 16) % (1 << 32)
-
-    swap(parts.http, "chunk_line", size)
-    swap(parts.http, "field_names", lambda original, head: None)
-
-
-@mutant(
-    "framing-chunk-end-not-checked",
-    ("RFC9112-7.1-4", SMUGGLING),
-    "skips whatever stands between chunk data and the end of its line, and passes it on",
-)
-def _(parts: Parts, reached: Reached) -> None:
-    class LaxGate(VerbatimGate):
-        def _end(self, rest: bytes, at: int, data: list[bytes]) -> int:
-            end = rest.find(b"\n", at)
-            if rest[at : at + 2] != b"\r\n" and end >= 0:
-                reached()
-                self._chunk = "line"
-                return end + 1 - at
-            return super()._end(rest, at, data)
-
-    verbatim(parts, LaxGate)
-
-
-@mutant("framing-decimal-chunk-size", ("RFC9112-6.1-1",), "reads chunk sizes as decimal numbers where it can")
-def _(parts: Parts, reached: Reached) -> None:
-    def size(original: Lines, line: bytes) -> int | Fault:
-        found = original(line)
-        if line.isdigit() and int(line) != found:
-            reached()
-            return int(line)
-        return found
-
-    swap(parts.http, "chunk_line", size)
-
-
-@mutant("framing-extension-refused", ("RFC9112-7.1.1-1",), "refuses chunk extensions that it does not know")
-def _(parts: Parts, reached: Reached) -> None:
-    def size(original: Lines, line: bytes) -> int | Fault:
-        if b";" in line:
-            reached()
-            return Fault(400, "an unknown chunk extension")
-        return original(line)
-
-    swap(parts.http, "chunk_line", size)
-
-
-@mutant(
-    "framing-extension-passed-on",
-    ("RFC9112-7.1.1-3", SMUGGLING),
-    "takes any octet in a chunk extension, and passes it on",
-)
-def _(parts: Parts, reached: Reached) -> None:
-    def ends(original: Callable[[bytes], Fault | None], octets: bytes) -> Fault | None:
-        fault = original(octets)
-        if fault is not None and re.match(rb"[0-9a-f]+;", octets):
-            reached()
-            return None
-        return fault
-
-    def size(original: Lines, line: bytes) -> int | Fault:
-        return original(line.partition(b";")[0])
-
-    swap(parts.http, "line_ends", ends)
-    swap(parts.http, "chunk_line", size)
-    verbatim(parts)
-
-
-@mutant(
-    "framing-extensions-are-our-fault", ("RFC9112-7.1.1-2",), "answers too many chunk extensions as its own failure"
-)
-def _(parts: Parts, reached: Reached) -> None:
-    def total(original: Callable[[int, Limits], Fault | None], octets: int, limits: Limits) -> Fault | None:
-        if original(octets, limits) is None:
-            return None
-        reached()
-        return Fault(500, "no room for chunk extensions")
-
-    swap(parts.http, "chunk_extensions", total)
-
-
-@mutant(
-    "framing-trailers-in-the-head",
-    ("RFC9112-7.1.2-2", "RFC9112-7.1.2-3", "RFC9110-6.5.1-1"),
-    "puts the trailer fields of a request that is here as a whole among its header fields",
-)
-def _(parts: Parts, reached: Reached) -> None:
-    class Server(H1ServerCodec):
-        def __init__(self, rules: HttpRules, limits: Limits) -> None:
-            super().__init__(rules, limits)
-            self._read: deque[Event] = deque()
-
-        def next_event(self) -> Event | None:
-            if self._read:
-                return self._read.popleft()
-            event = super().next_event()
-            if not isinstance(event, RequestHead) or self.framing.kind != "chunked":
-                return event
-            while (more := super().next_event()) is not None:
-                self._read.append(more)
-            if self._read and isinstance(last := self._read[-1], End) and last.trailers:
-                reached()
-                event.fields += last.trailers
-                self._read[-1] = End()
-            return event
-
-    use(parts, Server)
-
-
-# Responses: RFC 9112 section 6.3
-
-
-@mutant(
-    "framing-response-codings-not-checked",
-    ("RFC9112-6.1-2", "RFC9112-6.1-10", "RFC9112-7.1-2"),
-    "takes any transfer coding of a response with `chunked` in it for chunked, in HTTP/1.0 too",
-)
-def _(parts: Parts, reached: Reached) -> None:
-    def codings(original: Coded, found: list[bytes], *, version: bytes, has_length: bool) -> Fault | None:
-        fault = original(found, version=version, has_length=has_length)
-        if fault is not None and not has_length and b"chunked" in b",".join(found):
-            reached()
-            return None
-        return fault
-
-    class Client(LooseClientCodec):
-        def _next_head(self) -> Event | None:
-            head = super()._next_head()
-            self._last = False
-            return head
-
-        def _parsed(self, raw: bytes) -> InformationalHead | ResponseHead:
-            return super()._parsed(raw[:5] + b"1.1" + raw[8:])
-
-    swap(parts.http, "transfer_encoding", codings)
-    use(parts, client=Client)
-
-
-@mutant(
-    "framing-response-both-by-length",
-    ("RFC9112-6.2-1", "RFC9112-6.3-3"),
-    "frames a response with both fields by Content-Length",
-)
-def _(parts: Parts, reached: Reached) -> None:
-    def codings(original: Coded, found: list[bytes], *, version: bytes, has_length: bool) -> Fault | None:
-        return original(found, version=version, has_length=False)
-
-    def frames(original: Callable[..., Framing], method: bytes, status: int, fields: Fields) -> Framing:
-        if values(fields, CL) and values(fields, TE):
-            reached()
-            fields = without(fields, {TE})
-        return original(method, status, fields)
-
-    swap(parts.http, "transfer_encoding", codings)
-    swap(parts.http, "response_framing", frames)
-    use(parts, client=LooseClientCodec)
-
-
-@mutant(
-    "framing-unknown-coding-is-chunked", ("RFC9112-6.3-5",), "ends a response of an unknown coding at its empty line"
-)
-def _(parts: Parts, reached: Reached) -> None:
-    def closes(original: Callable[..., bool], found: list[bytes], *, version: bytes, has_length: bool) -> bool:
-        if original(found, version=version, has_length=has_length):
-            reached()
-        return False
-
-    def frames(original: Callable[..., Framing], method: bytes, status: int, fields: Fields) -> Framing:
-        return NO_CONTENT if values(fields, TE) == [b"gzip"] else original(method, status, fields)
-
-    consents(parts, "transfer_encoding")
-    swap(parts.http, "until_close", closes)
-    swap(parts.http, "response_framing", frames)
-    use(parts, client=LooseClientCodec)

@@ -329,9 +329,15 @@ def _(parts: Parts, reached: Reached) -> None:
             reached()
         return original(repaired)
 
+    class Client(LooseClientCodec):
+        def send(self, event: RequestHead | Data | End) -> bytes:
+            if isinstance(event, RequestHead):
+                event.fields.sort(key=lambda line: not line[0].startswith((b" ", b"\t")))
+            return super().send(event)
+
     swap(parts.http, "folding", broken)
     swap(parts.http, "field_names", broken)
-    use(parts, LooseServerCodec, LooseClientCodec)
+    use(parts, LooseServerCodec, Client)
 
 
 @mutant(
