@@ -16,6 +16,7 @@ from reference_engine.http.syntax import Limits
 from reference_engine.mutants._loose_h1 import (
     LooseClientCodec,
     LooseServerCodec,
+    consents,
     crlf_lines,
     field,
     use,
@@ -383,6 +384,7 @@ def _(parts: Parts, reached: Reached) -> None:
             return super().parsed(spaced.sub(rb"\1:", raw), version)
 
     swap(parts.http, "field_names", broken)
+    consents(parts, "host")
     use(parts, Server, LooseClientCodec)
 
 
@@ -421,14 +423,14 @@ def _(parts: Parts, reached: Reached) -> None:
 
 
 @mutant(
-    "syntax-fold-cut-off",
+    "syntax-fold-dropped",
     ("RFC9112-5.2-2", "RFC9112-5.2-3", "HTTP-HDR-016"),
-    "drops the second line of a folded field, in both directions",
+    "drops a folded field as a whole, in both directions",
 )
 def _(parts: Parts, reached: Reached) -> None:
-    folded = re.compile(rb"\r\n[ \t][^\r]*")
+    folded = re.compile(rb"\r\n[^\r]*(?:\r\n[ \t][^\r]*)+")
 
-    class CuttingGate(Gate):
+    class DroppingGate(Gate):
         def feed(self, data: bytes) -> None:
             head, end, rest = data.partition(b"\r\n\r\n")
             if end and folded.search(head):
@@ -436,7 +438,7 @@ def _(parts: Parts, reached: Reached) -> None:
                 head = folded.sub(b"", head)
             super().feed(head + end + rest)
 
-    use_gate(parts, CuttingGate)
+    use_gate(parts, DroppingGate)
 
 
 @mutant(
