@@ -432,3 +432,33 @@ def _(parts: Parts, reached: Reached) -> None:
         return [*without(fields, {CL}), (b"Transfer-Encoding", b"chunked")]
 
     swap(parts.http, "request_fields", sent)
+
+
+# Responses: RFC 9112 section 6.3
+
+
+@mutant("framing-response-both-passed-on", ("RFC9112-6.2-1",), "passes both framing fields of a response on")
+def _(parts: Parts, reached: Reached) -> None:
+    lengths: list[bytes] = []
+
+    def codings(original: Coded, found: list[bytes], *, version: bytes, has_length: bool) -> Fault | None:
+        return original(found, version=version, has_length=False)
+
+    class Client(H1ClientCodec):
+        def _parsed(self, raw: bytes) -> InformationalHead | ResponseHead:
+            head = super()._parsed(raw)
+            lengths[:] = values(head.fields, CL) if values(head.fields, TE) else []
+            if lengths:
+                head.fields = without(head.fields, {CL})
+            return head
+
+    class Server(H1ServerCodec):
+        def send(self, event: InformationalHead | ResponseHead | Data | End) -> bytes:
+            octets = super().send(event)
+            if isinstance(event, ResponseHead) and lengths:
+                reached()
+                octets = octets[:-2] + b"Content-Length: %s\r\n\r\n" % lengths.pop()
+            return octets
+
+    swap(parts.http, "transfer_encoding", codings)
+    use(parts, Server, Client)

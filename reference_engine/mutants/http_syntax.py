@@ -290,31 +290,6 @@ def _(parts: Parts, reached: Reached) -> None:
     use(parts, Server, Client)
 
 
-@mutant("syntax-any-status", ("RFC9110-15-2",), "passes a status beyond the classes on")
-def _(parts: Parts, reached: Reached) -> None:
-    def broken(original: Judges, line: bytes) -> Fault | None:
-        fault = original(line)
-        if fault is not None and re.match(rb"HTTP/1\.1 [69][0-9][0-9] ", line):
-            reached()
-            return None
-        return fault
-
-    swap(parts.http, "status_line", broken)
-
-
-@mutant("syntax-reason-phrase-counts", ("RFC9112-4-2",), "reads the status out of the reason phrase")
-def _(parts: Parts, reached: Reached) -> None:
-    class Client(H1ClientCodec):
-        def _parsed(self, raw: bytes) -> InformationalHead | ResponseHead:
-            head = super()._parsed(raw)
-            if head.status == 200 and head.reason == b"Not Found":
-                reached()
-                head.status = 404
-            return head
-
-    use(parts, client=Client)
-
-
 # Field lines: RFC 9112 section 5, RFC 9110 section 5
 
 
