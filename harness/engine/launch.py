@@ -30,8 +30,9 @@ class LaunchDriver(ProtocolDriver):
     """One engine process. Keys of the profile's driver table: `command` (`{python}` is this interpreter), `settings`
     (per setting the arguments that say it, with `{value}`, or `{tokens}` for a TOML list of tokens), `settings_off`
     (the arguments for `false`), `listen` (arguments for the public listener: any free port at first, the same one after
-    a restart), `start_timeout_ms`, `project`. With the setting `certificate.reload` the engine's certificate for the
-    setting `domain` lies in `{folder}`: `chain.pem`, `key.pem`, `ca.pem`, and `combined.pem` (chain and key)."""
+    a restart), `start_timeout_ms`, `project`. With the setting `certificate.reload` or `certificate.key` the engine's
+    certificate for the setting `domain` lies in `{folder}`: `chain.pem`, `key.pem`, `ca.pem`, and `combined.pem` (chain
+    and key)."""
 
     def __init__(self, profile: Profile) -> None:
         super().__init__(profile)
@@ -44,7 +45,7 @@ class LaunchDriver(ProtocolDriver):
         """Start the engine with `settings`. Raises `SetupFailed`, and `NotSupported` for a setting without
         arguments."""
         self._settings = settings
-        if settings.get("certificate.reload"):
+        if settings.get("certificate.reload") or settings.get("certificate.key"):
             self._folder = tempfile.TemporaryDirectory(prefix="edgecase-edge-")
             self.exchange_certificate()
         await self._start(FIRST_LISTEN)
@@ -59,9 +60,9 @@ class LaunchDriver(ProtocolDriver):
         """See `Driver.exchange_certificate`; each file is replaced in one step, the key before the chain."""
         domain = self._settings.get("domain")
         if self._folder is None or domain is None:
-            raise NotSupported("setting certificate.reload without domain")
+            raise NotSupported("setting certificate.reload or certificate.key without domain")
         names = (str(domain), f"*.{domain}", f"*.t.{domain}")
-        leaf = authority(EDGE_ROOT).issue(*names)
+        leaf = authority(EDGE_ROOT).issue(*names, kind=str(self._settings.get("certificate.key", "ecdsa")))
         folder = Path(self._folder.name)
         with tempfile.TemporaryDirectory(prefix="new-", dir=folder) as new:
             written = leaf.write(Path(new))
