@@ -192,6 +192,8 @@ _PARTIAL_WRITE = 1  # SSL_MODE_ENABLE_PARTIAL_WRITE, which pyOpenSSL sets but do
 _ALERT = 0x4000  # SSL_CB_ALERT
 _WRITE = 0x08  # SSL_CB_WRITE
 _FATAL = 2
+_NAMED_ALERTS = {"renegotiation mismatch": 40}
+"""Where OpenSSL sends another alert than the one that the text names (RFC 5746 section 3.4), by its reason."""
 _MOST_OUT = 270_336  # 256 KiB of plaintext with what its records add
 
 
@@ -261,6 +263,7 @@ class OpenSslEndpoint(TlsEndpoint):
         self._done = False
         self._ended = False
         self._over = False
+        self._last = b""
 
     def start(self) -> None:
         """See TlsEndpoint."""
@@ -307,7 +310,8 @@ class OpenSslEndpoint(TlsEndpoint):
             while len(piece := self._connection.bio_read(_MOST_OUT)) == _MOST_OUT:
                 pieces.append(piece)
         except SSL.WantReadError:
-            return b"".join(pieces)
+            last, self._last = self._last, b""
+            return b"".join([*pieces, last])
         return b"".join([*pieces, piece]) if pieces else piece
 
     @property
@@ -341,7 +345,13 @@ class OpenSslEndpoint(TlsEndpoint):
 
     def _fail(self, problem: Exception, events: list[Event]) -> None:
         self._over = True
-        events.append(Failed(_reason(problem), self._seen.alert, self._seen.sent))
+        reason = _reason(problem)
+        named = _NAMED_ALERTS.get(reason)
+        if named is not None and self._seen.sent and not self._done:
+            # Still in the clear: the last octet of what is to be sent is the number of the alert.
+            self._last = self.outgoing()[:-1] + bytes((named,))
+            self._seen.alert = named
+        events.append(Failed(reason, self._seen.alert, self._seen.sent))
 
     def _learn(self) -> None:
         connection = self._connection
