@@ -16,6 +16,8 @@ from harness.scene import Scene
 from harness.wire.tls import TLS12, TLS13, ClientHello, alert_name
 from harness.wire.tls import events as seen
 
+ENDED = ("terminated", "upstream-tls")
+"""The modes of a TLS tunnel in which TLS ends at the edge."""
 MODES = ("terminated", "upstream-tls", "passthrough")
 VERSIONS = {"tls1.2": (TLS12,), "tls1.3": (TLS13,)}
 Hello = Callable[[ClientHello], ClientHello]
