@@ -241,7 +241,7 @@ HTTP_REFUSAL = Ending(
 
 @case(
     "alpn-http-02",
-    checks=["RFC7301-3.2-2", "RFC9113-3.2-1", "RFC7301-3.1-3"],
+    checks=["RFC7301-3.2-2", "HTTP-VER-009", "RFC9113-3.2-1", "RFC7301-3.1-3"],
     publish=http(),
 )
 async def test_http_negotiates_http_only(scene: Scene) -> None:
@@ -250,8 +250,9 @@ async def test_http_negotiates_http_only(scene: Scene) -> None:
     [nope] and [h2c] are refused with alert 120; of [GREASE, foo, h2, http/1.1] an HTTP protocol is selected, of [h2c,
     http/1.1] not h2c.
     """
-    await refused(scene, "RFC7301-3.2-2", HTTP_REFUSAL, alpn=["nope"])
-    await quiet(scene, "RFC7301-3.2-2")
+    end = await refused(scene, "RFC7301-3.2-2", HTTP_REFUSAL, alpn=["nope"])
+    scene.expect("HTTP-VER-009", end.alert in (None, 120), expected="a refusal with alert 120", actual=str(end))
+    await quiet(scene, "RFC7301-3.2-2", "HTTP-VER-009")
     with scene.judging("RFC9113-3.2-1"):
         for offer in (["h2c"], ["h2c", "http/1.1"]):
             client = await scene.tls_client(handshake=False, alpn=offer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from conformance.tls._steps import (
     Ending,
@@ -12,19 +12,15 @@ from conformance.tls._steps import (
     ended,
     ending_13,
     ending_any,
-    messages,
     offer,
     quiet,
     refused,
     works,
 )
-from harness.link.stream import End
 from harness.model.case import case
 from harness.model.spec import tls
-from harness.peer.tls import TlsPeer
 from harness.scene import Scene
-from harness.wire.tls import TLS12, TLS13, TlsClient
-from harness.wire.tls import events as seen
+from harness.wire.tls import TLS12, TLS13
 
 HANDSHAKE, DATA, CCS = 22, 23, 20
 EARLY = b"early data" * 4
@@ -142,91 +138,3 @@ async def test_a_client_hello_after_the_handshake_ends_it(scene: Scene) -> None:
         await client.send_handshake(client.client_hello)
         await offer(client, b"behind the ClientHello")
         await cut_off(scene, row, client, upstream, ending_13(10, item="fatal alert 10"))
-
-
-# Renegotiation
-
-
-async def _answer(client: TlsPeer) -> str:
-    """What the engine did with a renegotiating ClientHello: `warning`, `fatal`, `closed`; `accepted` is a departure."""
-    while True:
-        event = await client.read_event()
-        if isinstance(event, End):
-            return "fatal" if event.alert is not None else "closed"
-        if isinstance(event, seen.Alert) and not event.fatal:
-            return "warning" if event.description == 100 else "closed"
-        if isinstance(event, seen.Unsupported):
-            return "accepted"
-
-
-async def _renegotiate(scene: Scene, row: str, client: TlsPeer, upstream: Any, **hello: Any) -> str:
-    """Ask for renegotiation in a joined connection: refused, and the identity at the upstream stays. The answer."""
-    await client.send_octets(cast("TlsClient", client.tls).renegotiate(**hello))
-    answer = await _answer(client)
-    scene.expect(row, answer != "accepted", expected="a refusal", actual="a ServerHello")
-    token = scene.nonce()
-    if answer == "warning":
-        # It goes on, or closes: what is at the upstream is our own, or nothing.
-        await offer(client, token)
-        got = await upstream.receive()
-        scene.expect(row, got in (token, b""), expected="the connection's own octets alone", actual=got.hex())
-    else:
-        data, end = await upstream.receive_until_end()
-        scene.expect(row, not data, expected="no octet of a spliced connection", actual=f"{data!r}, {end}")
-    return answer
-
-
-FORMS: dict[str, dict[str, Any]] = {
-    "right": {},
-    "scsv": {"scsv": True},
-    "missing": {"info": False},
-    "wrong": {"verify_data": b"\x55" * 12},
-    "empty": {"verify_data": b""},
-}
-
-
-@case(
-    "tls-handshake-06",
-    checks=["RFC5746-3.7-1", "RFC5246-7.4.1.1-1"],
-    publish=tls(),
-    over={"form": tuple(FORMS)},
-    features=["tls.1.2"],
-)
-async def test_renegotiation_is_refused(scene: Scene) -> None:
-    """In TLS 1.2 a ClientHello inside a connection is refused, and nothing is spliced into the upstream's stream.
-
-    It carries the right renegotiation_info, the SCSV, none, a wrong or an empty one. The edge answers with
-    no_renegotiation and goes on, or ends the connection; the right one alone may be taken up (noted). No HelloRequest
-    came.
-    """
-    rows, form = ("RFC5746-3.7-1", "RFC5246-7.4.1.1-1"), scene.variant["form"]
-    with scene.judging(*rows):
-        client, upstream = await scene.pair(versions=(TLS12,))
-        await echo(scene, client, upstream, rows[0])
-        answer = await _renegotiate(scene, rows[0], client, upstream, **FORMS[form])
-        branches = {"warning": "warning alert 100", "fatal": "fatal alert, then close", "closed": "close or reset"}
-        scene.allow(rows[0], branches[answer])
-        scene.allow(rows[1], "warning alert 100" if answer == "warning" else "fatal alert or close")
-        asked = messages(client, "HelloRequest")
-        scene.expect(rows[1], not asked, expected="no HelloRequest", actual=str(len(asked)))
-
-
-@case("tls-handshake-07", checks=["RFC5746-4.4-1"], publish=tls(), features=["tls.1.2"])
-async def test_legacy_renegotiation_is_refused(scene: Scene) -> None:
-    """A client that never spoke of secure renegotiation cannot renegotiate.
-
-    Its first ClientHello has neither SCSV nor extension, and may be refused for it. A renegotiating one is answered
-    with no_renegotiation or an end, and nothing is spliced into the upstream's stream.
-    """
-    row, options = "RFC5746-4.4-1", {"versions": (TLS12,), "renegotiation": None}
-    with scene.judging(row):
-        client = await scene.tls_client(handshake=False, **options)  # type: ignore[arg-type]
-        result = await client.try_handshake()
-        if isinstance(result, End):
-            scene.allow(row, "first handshake refused")
-            return
-        token = scene.nonce()
-        await client.send(token)
-        upstream = await scene.upstream().accept_with(token)
-        answer = await _renegotiate(scene, row, client, upstream, info=False)
-        scene.allow(row, "warning alert 100" if answer == "warning" else "fatal alert or close")

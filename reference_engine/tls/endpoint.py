@@ -192,8 +192,9 @@ _PARTIAL_WRITE = 1  # SSL_MODE_ENABLE_PARTIAL_WRITE, which pyOpenSSL sets but do
 _ALERT = 0x4000  # SSL_CB_ALERT
 _WRITE = 0x08  # SSL_CB_WRITE
 _FATAL = 2
-_NAMED_ALERTS = {"renegotiation mismatch": 40}
-"""Where OpenSSL sends another alert than the one that the text names (RFC 5746 section 3.4), by its reason."""
+_NAMED_ALERTS = {"renegotiation mismatch": 40, "length mismatch": 50}
+"""Where OpenSSL sends another alert than the one that the text names (RFC 5746 section 3.4; RFC 8446 section 6, of a
+list of versions), by its reason."""
 _MOST_OUT = 270_336  # 256 KiB of plaintext with what its records add
 
 
