@@ -148,6 +148,8 @@ class Connection(TLSConnection):  # type: ignore[misc]
         self.suites: frozenset[int] = frozenset()
         self.established = False
         self.hello: Any = None
+        self.offered: list[int] = []
+        """The suites of the ClientHello, those included that the engine does not have."""
         self._peer_ended = False
         self._recordLayer._recordSocket._recvHeader = self._receive_header
 
@@ -164,7 +166,22 @@ class Connection(TLSConnection):  # type: ignore[misc]
         """A flaw: whether an opened record is looked at; False drops it."""
         return True
 
+    def read_with(self, kind: int, parser: Parser) -> Parser:
+        """A flaw: another parser for what is looked at."""
+        return parser
+
+    def on_send(self, message: Any) -> None:
+        """A flaw: change a message before it is said."""
+
     # tlslite-ng
+
+    def _sendMsg(self, message: Any, *arguments: Any, **named: Any) -> Steps:  # noqa: N802 - tlslite-ng's name
+        self.on_send(message)
+        yield from super()._sendMsg(message, *arguments, **named)
+
+    def _queue_message(self, message: Any) -> None:
+        self.on_send(message)
+        super()._queue_message(message)
 
     def _receive_header(self) -> Steps:
         """No record of ours is one of SSL 2.0: unknown types are types."""
@@ -189,7 +206,7 @@ class Connection(TLSConnection):  # type: ignore[misc]
             yield result
 
     def _take_hello(self, hello: Any) -> Steps:
-        self.hello = hello
+        self.hello, self.offered = hello, list(hello.cipher_suites)
         # Never an empty list: that would be a malformed one.
         hello.cipher_suites = [suite for suite in hello.cipher_suites if suite in self.suites] or [0xFFFE]
         yield from self.on_hello(hello) or ()
@@ -224,12 +241,13 @@ class Connection(TLSConnection):  # type: ignore[misc]
                     break
             header, parser = result
             content = bytes(parser.bytes)
+            if not self.on_message(header.type, content):
+                continue
             if header.type == ContentType.alert and content[1:] == b"\0" and self.version >= TLS13:
                 self._peer_ended = True
                 raise PeerEnded
-            if self.on_message(header.type, content):
-                yield result
-                return
+            yield header, self.read_with(header.type, parser)
+            return
 
     def _getNextRecordFromSocket(self) -> Steps:  # noqa: N802 - tlslite-ng's name
         while True:
