@@ -111,6 +111,10 @@ class Relay:
         """Hand on a clean end: this direction only (RFC 8446 section 6.1)."""
         await sink.end()
 
+    async def pass_absence(self, stream: ByteStream) -> None:
+        """There is no upstream: the connection ends, and carried nothing (TLS-023)."""
+        await stream.close()
+
     async def pass_reset(self, sink: ByteStream, reason: str) -> None:
         """Hand on a reset as a reset, never as a clean end (RFC 8446 section 6.1)."""
         sink.abort(reason)

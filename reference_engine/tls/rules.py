@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from reference_engine.relay.stream import Address
+
 TLS12 = 0x0303
 TLS13 = 0x0304
 VERSIONS = {"tls1.2": TLS12, "tls1.3": TLS13}
@@ -98,6 +100,14 @@ class TlsRules:
         TLS 1.2 is bound to its first name (RFC 6066 section 3), and endpoints of several tunnels share keys here.
         """
         return TLS13 in offered_versions
+
+    def speaks_tls_upstream(self, upstream_tls: bool | None) -> bool:
+        """Whether a terminated tunnel makes a TLS connection of its own to the upstream (TLS-007, TLS-008)."""
+        return bool(upstream_tls)
+
+    def told_source(self, peer: Address | None) -> Address | None:
+        """The client's address, told to the agent with the stream; nothing of it goes into the data (TLS-027)."""
+        return peer
 
     def keeps_half_open(self, version: str) -> bool:
         """Whether a peer that has sent close_notify may still be sent data: yes in TLS 1.3 (RFC 8446 section 6.1);

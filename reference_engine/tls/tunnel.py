@@ -64,12 +64,12 @@ class TlsTunnels:
             if upstream is None:
                 return
             upstream_version = None
-            if tunnel.properties.upstream_tls:
+            rules = engine.parts.tls
+            if rules.speaks_tls_upstream(tunnel.properties.upstream_tls):
                 wrapped = await self._wrap(session, stream, upstream, tunnel)
                 if wrapped is None:
                     return
                 upstream, upstream_version = wrapped, wrapped.version
-            rules = engine.parts.tls
             done = await engine.parts.relay.run(
                 stream,
                 upstream,
@@ -92,11 +92,12 @@ class TlsTunnels:
 
     async def _open(self, session: Session, stream: ByteStream, tunnel: Tunnel) -> ByteStream | None:
         """A stream to the agent; without one the client's connection ends, and carries nothing (TLS-023)."""
+        parts = self._engine.parts
         try:
-            upstream = await self._engine.connector.open(tunnel, stream.peer)
+            upstream = await self._engine.connector.open(tunnel, parts.tls.told_source(stream.peer))
         except UpstreamUnavailable as problem:
             self._engine.log.info("no upstream tunnel=%s kind=%s", tunnel.id, problem.kind)
-            await stream.close()
+            await parts.relay.pass_absence(stream)
             return None
         session.add(upstream)
         return upstream
@@ -112,7 +113,7 @@ class TlsTunnels:
             wrapped = await engine.upstream_tls.wrap(upstream, server_name=properties.hostname or "", alpns=alpns)
         except UpstreamTlsFailed as problem:
             engine.log.info("no upstream tunnel=%s kind=upstream-tls reason=%r", tunnel.id, str(problem))
-            await stream.close()
+            await engine.parts.relay.pass_absence(stream)
             return None
         session.add(wrapped)
         return wrapped
