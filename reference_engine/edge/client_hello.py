@@ -7,6 +7,7 @@ the rest to whoever ends the handshake. A malformed ALPN extension, for one, is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 HANDSHAKE = 22
@@ -161,12 +162,13 @@ def _numbers(data: bytes | None, width: int) -> tuple[int, ...]:
 class HelloReader:
     """Collects octets until the ClientHello is whole. `most` bounds everything that is kept, record headers included.
 
-    `raw` is everything that was fed, for whoever goes on with the connection.
+    `raw` is everything that was fed, for whoever goes on with the connection. `read` makes a hello of its body.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, read: Callable[[bytes], ClientHello] = parse_client_hello) -> None:
         self.raw = bytearray()
         self._most = most
+        self._read = read
         self._at = 0
         self._message = bytearray()
 
@@ -217,7 +219,7 @@ class HelloReader:
             raise HelloError(f"ClientHello of more than {self._most} octets", ILLEGAL_PARAMETER)
         if len(self._message) < 4 + length:
             return None
-        return parse_client_hello(bytes(self._message[4 : 4 + length]))
+        return self._read(bytes(self._message[4 : 4 + length]))
 
 
 def alert_record(alert: int) -> bytes:

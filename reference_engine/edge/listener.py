@@ -129,7 +129,7 @@ class PublicListener:
         the stream."""
         engine = self._engine
         rules = engine.parts.edge
-        reader = HelloReader(engine.settings.max_client_hello_bytes)
+        reader = HelloReader(engine.settings.max_client_hello_bytes, rules.read_hello)
         hello: ClientHello | None = None
         try:
             while hello is None:

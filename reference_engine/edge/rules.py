@@ -15,6 +15,7 @@ from reference_engine.edge.client_hello import (
     NO_APPLICATION_PROTOCOL,
     UNRECOGNIZED_NAME,
     ClientHello,
+    parse_client_hello,
 )
 from reference_engine.edge.inventory import Object, client_object, initial_event, tunnel_object
 from reference_engine.edge.redirect_rules import RedirectRules
@@ -81,6 +82,11 @@ FRONTS = {
 class EdgeRules(RedirectRules):
     """Routing by server name and ALPN, certificates, the list of what there is; the redirects are in
     `redirect_rules`."""
+
+    def read_hello(self, body: bytes) -> ClientHello:
+        """What routing needs of a ClientHello's body; every length must fit, and no name be given twice (RFC 6066
+        sections 3 and 11.1). Raises HelloError."""
+        return parse_client_hello(body)
 
     def route(self, hello: ClientHello, names: Names, domain: str) -> Route:
         """Where the connection goes. The first row that fits counts:
