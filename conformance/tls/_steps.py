@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.judge import Departed
 from harness.link.stream import End, EndKind, LinkReset
 from harness.model.case import Variant
 from harness.model.spec import TunnelSpec, tls
@@ -166,7 +167,9 @@ async def echo(scene: Scene, client: TlsPeer, upstream: Any, *requirements: str)
 
 
 async def works(scene: Scene, *requirements: str, name: str = "main", **options: Any) -> TlsPeer:
-    """A client with these options gets through, to the upstream and back. Gives the client."""
+    """A client with these options gets through, to the upstream and back. Gives the client; where it does not, the
+    script ends, whatever the level of the rows."""
+    client: TlsPeer | None = None
     upstream: Any
     with scene.judging(*requirements):
         client, upstream = await scene.pair(name, **options)
@@ -177,6 +180,8 @@ async def works(scene: Scene, *requirements: str, name: str = "main", **options:
             scene.expect(
                 requirement, got == token, expected="a handshake, and octets relayed both ways", actual=got.hex()
             )
+    if client is None:
+        raise Departed(*requirements)
     return client
 
 

@@ -57,10 +57,10 @@ Steps = Iterator[Any]
 class Gcm:
     """AES-GCM for the record layer of tlslite-ng, whose own takes a second for a hundred kilobytes."""
 
-    isBlockCipher = False  # noqa: N815 - tlslite-ng's name
-    isAEAD = True  # noqa: N815 - tlslite-ng's name
-    nonceLength = 12  # noqa: N815 - tlslite-ng's name
-    tagLength = 16  # noqa: N815 - tlslite-ng's name
+    isBlockCipher = False
+    isAEAD = True
+    nonceLength = 12
+    tagLength = 16
     implementation = "cryptography"
     on_bad_tag: ClassVar[Callable[[], None] | None] = None
     """A flaw: called for a record that fails, whose plaintext is then taken all the same."""
@@ -175,7 +175,7 @@ class Connection(TLSConnection):  # type: ignore[misc]
 
     # tlslite-ng
 
-    def _sendMsg(self, message: Any, *arguments: Any, **named: Any) -> Steps:  # noqa: N802 - tlslite-ng's name
+    def _sendMsg(self, message: Any, *arguments: Any, **named: Any) -> Steps:
         self.on_send(message)
         yield from super()._sendMsg(message, *arguments, **named)
 
@@ -193,13 +193,13 @@ class Connection(TLSConnection):  # type: ignore[misc]
                 yield RecordHeader3().parse(Parser(result))
                 return
 
-    def _sendError(self, alert: int, reason: str | None = None) -> Steps:  # noqa: N802 - tlslite-ng's name
+    def _sendError(self, alert: int, reason: str | None = None) -> Steps:
         if reason is not None and reason.startswith(self.silent or ("\0",)):
             self.reached()
             return
         yield from super()._sendError(alert, reason)
 
-    def _getMsg(self, *arguments: Any, **named: Any) -> Steps:  # noqa: N802 - tlslite-ng's name
+    def _getMsg(self, *arguments: Any, **named: Any) -> Steps:
         for result in super()._getMsg(*arguments, **named):
             if isinstance(result, ClientHello) and not self._client:
                 yield from self._take_hello(result)
@@ -231,7 +231,7 @@ class Connection(TLSConnection):  # type: ignore[misc]
         if modern and (3, 3) not in versions.versions and list(hello.compression_methods) != [0]:
             yield from self._sendError(AlertDescription.illegal_parameter, "compression in TLS 1.3")
 
-    def _getNextRecord(self) -> Steps:  # noqa: N802 - tlslite-ng's name
+    def _getNextRecord(self) -> Steps:
         while True:
             result: Any = 0
             for result in super()._getNextRecord():
@@ -249,7 +249,7 @@ class Connection(TLSConnection):  # type: ignore[misc]
             yield header, self.read_with(header.type, parser)
             return
 
-    def _getNextRecordFromSocket(self) -> Steps:  # noqa: N802 - tlslite-ng's name
+    def _getNextRecordFromSocket(self) -> Steps:
         while True:
             result: Any = 0
             for result in self._next_checked():

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
-from tlslite.extensions import (
-    ALPNExtension,
-    PskKeyExchangeModesExtension,
-    SignatureAlgorithmsExtension,
-    SNIExtension,
-    SupportedGroupsExtension,
-    SupportedVersionsExtension,
-    TLSExtension,
-)
-from tlslite.messages import Alert, AlertLevel, CertificateRequest, EncryptedExtensions, ServerHello
-from tlslite.utils.codec import Parser
+from tlslite.extensions import SignatureAlgorithmsExtension, SupportedGroupsExtension, SupportedVersionsExtension
+from tlslite.messages import ServerHello
 
+from reference_engine.mutants._doubles import double, front, silenced
 from reference_engine.mutants._tlslite import (
     TLS13,
     AlertDescription,
@@ -34,27 +25,6 @@ from reference_engine.parts import Parts
 
 DATA, HANDSHAKE, CCS = ContentType.application_data, ContentType.handshake, ContentType.change_cipher_spec
 CLIENT_HELLO = HandshakeType.client_hello
-Flawed = type[Connection]
-
-
-def double(name: str, rows: tuple[str, ...], breaks: str, **how: Any) -> Callable[[Flawed], Flawed]:
-    """Register a double: the decorated connection stands in front of every tunnel. `how` as in TlsliteEndpoints."""
-
-    def register(flawed: Flawed) -> Flawed:
-        def apply(parts: Parts, reached: Reached) -> None:
-            parts.tls_endpoints = TlsliteEndpoints(reached, server=flawed, **how)
-
-        apply.__module__ = flawed.__module__
-        mutant(name, rows, breaks)(apply)
-        return flawed
-
-    return register
-
-
-def silenced(name: str, rows: tuple[str, ...], breaks: str, *reasons: str, **how: Any) -> None:
-    """Register a double that does not send the errors with these reasons, but goes on."""
-    flawed = type("Silenced", (Connection,), {"silent": reasons, "__module__": __name__})
-    double(name, rows, breaks, **how)(flawed)
 
 
 # The record layer
@@ -88,13 +58,13 @@ class _AnySize(Connection):
 )
 class _LargeRecords(Connection):
     @property
-    def recordSize(self) -> int:  # noqa: N802 - tlslite-ng's name
+    def recordSize(self) -> int:
         if self.established:
             self.reached()
         return 1 << 15
 
     @recordSize.setter
-    def recordSize(self, value: int) -> None:  # noqa: N802 - tlslite-ng's name
+    def recordSize(self, value: int) -> None:
         return
 
 
@@ -123,7 +93,9 @@ class _CcsAnytime(Connection):
         return not late
 
 
-silenced("tls-ccs-any-value", ("RFC8446-5-1",), "drops a change_cipher_spec of any value", "Invalid CCS message")
+silenced(
+    __name__, "tls-ccs-any-value", ("RFC8446-5-1",), "drops a change_cipher_spec of any value", "Invalid CCS message"
+)
 
 
 @double("tls-fragments-refused", ("RFC8446-5.1-1",), "wants every handshake message whole in its record")
@@ -147,12 +119,19 @@ class _RecordVersion(Connection):
 
 
 silenced(
+    __name__,
     "tls-interleaved",
     ("RFC8446-5.1-2",),
     "takes application data in the middle of a handshake message",
     "Interleaved Handshake",
 )
-silenced("tls-straddling", ("RFC8446-5.1-2",), "takes a message that spans a change of keys", "CH, EOED, SH, Finished")
+silenced(
+    __name__,
+    "tls-straddling",
+    ("RFC8446-5.1-2",),
+    "takes a message that spans a change of keys",
+    "CH, EOED, SH, Finished",
+)
 
 
 @double("tls-padding-alone", ("RFC8446-5.4-1",), "takes a record of padding alone for one without data")
@@ -203,8 +182,15 @@ class _AnyUpdate(Connection):
 
 # Order and proofs
 
-silenced("tls-finished-unchecked", ("RFC8446-4.4.4-1",), "does not verify the client's Finished", "Finished value is")
 silenced(
+    __name__,
+    "tls-finished-unchecked",
+    ("RFC8446-4.4.4-1",),
+    "does not verify the client's Finished",
+    "Finished value is",
+)
+silenced(
+    __name__,
     "tls-finished-unchecked-12",
     ("RFC5246-7.4.9-1",),
     "does not verify the client's Finished in TLS 1.2",
@@ -246,28 +232,12 @@ class _HelloIgnored(Connection):
         return not again
 
 
-@double(
-    "tls-renegotiates",
-    ("RFC5746-3.7-1", "RFC5246-7.4.1.1-1", "RFC5746-4.4-1"),
-    "answers a renegotiating ClientHello of TLS 1.2 with a ServerHello, whatever it holds",
-)
-class _Renegotiates(Connection):
-    def on_message(self, kind: int, data: bytes) -> bool:
-        again = kind == HANDSHAKE and self.established and data[0] == CLIENT_HELLO and self.version < TLS13
-        if again:
-            self.reached()
-            hello = ServerHello().create((3, 3), bytearray(32), bytearray(), self.session.cipherSuite, extensions=[])
-            for _ in self._sendMsg(hello):
-                continue
-        return not again
-
-
 # The ClientHello
 
 
 @double("tls-no-sentinel", ("RFC8446-4.1.3-1",), "negotiates TLS 1.2 without the downgrade sentinel")
 class _NoSentinel(Connection):
-    def _serverCertKeyExchange(self, client: Any, server: Any, *rest: Any) -> Steps:  # noqa: N802 - tlslite-ng's name
+    def _serverCertKeyExchange(self, client: Any, server: Any, *rest: Any) -> Steps:
         server.random[-8:] = bytearray(b"\x17" * 8)
         self.reached()
         yield from super()._serverCertKeyExchange(client, server, *rest)
@@ -282,7 +252,7 @@ class _AnyOffer(Connection):
     def on_hello(self, hello: Any) -> None:
         self.first = next(iter(self.offered), 0)
 
-    def _sendError(self, alert: int, reason: str | None = None) -> Steps:  # noqa: N802 - tlslite-ng's name
+    def _sendError(self, alert: int, reason: str | None = None) -> Steps:
         if alert == AlertDescription.handshake_failure and not self.established:
             self.reached()
             server = ServerHello().create((3, 3), bytearray(b"\1" * 32), bytearray(), self.first, extensions=[])
@@ -299,13 +269,27 @@ class _NoRetry(Connection):
             yield from self._sendError(AlertDescription.handshake_failure, "no share")
 
 
-@double("tls-retries-always", ("RFC8446-4.2.8-1", "RFC8446-4.1.4-1"), "asks for a share that was sent already")
-class _RetriesAlways(Connection):
-    def on_hello(self, hello: Any) -> None:
-        shares = hello.getExtension(ExtensionType.key_share)
-        if shares is not None and shares.client_shares:
+def _answers_retry(connection: Connection, message: Any) -> bool:
+    """Whether `message` is the ServerHello behind a HelloRetryRequest."""
+    cookie = connection.hello is not None and connection.hello.getExtension(ExtensionType.cookie)
+    return isinstance(message, ServerHello) and cookie is not None
+
+
+@double("tls-retry-other-suite", ("RFC8446-4.1.4-1",), "answers a retry with another suite than it was asked for")
+class _OtherSuite(Connection):
+    def on_send(self, message: Any) -> None:
+        if _answers_retry(self, message):
             self.reached()
-            shares.client_shares = []
+            message.cipher_suite = 0x1301 if message.cipher_suite == 0x1302 else 0x1302
+
+
+@double("tls-retry-other-group", ("RFC8446-4.2.8-1",), "answers a retry with a share in another group")
+class _OtherGroup(Connection):
+    def on_send(self, message: Any) -> None:
+        if _answers_retry(self, message):
+            self.reached()
+            share = message.getExtension(ExtensionType.key_share).server_share
+            share.group = 0x17 if share.group == 0x1D else 0x1D
 
 
 @double(
@@ -328,8 +312,15 @@ class _SmallExtensions(Connection):
             yield from self._sendError(AlertDescription.decode_error, "a large extension")
 
 
-silenced("tls-compression", ("RFC8446-4.1.2-4",), "takes other compression methods in TLS 1.3", "compression in TLS")
 silenced(
+    __name__,
+    "tls-compression",
+    ("RFC8446-4.1.2-4",),
+    "takes other compression methods in TLS 1.3",
+    "compression in TLS",
+)
+silenced(
+    __name__,
     "tls-no-null-compression",
     ("RFC8446-6-1",),
     "takes a ClientHello that cannot do without compression",
@@ -343,7 +334,7 @@ class _SchemesAssumed(Connection):
     def on_hello(self, hello: Any) -> None:
         if hello.getExtension(ExtensionType.signature_algorithms) is None:
             self.reached()
-            _front(hello, SignatureAlgorithmsExtension().create([(4, 3), (8, 4)]))
+            front(hello, SignatureAlgorithmsExtension().create([(4, 3), (8, 4)]))
 
 
 @double("tls-groups-assumed", ("RFC8446-9.2-1",), "assumes the groups of the shares where the client names none")
@@ -352,20 +343,27 @@ class _GroupsAssumed(Connection):
         shares = hello.getExtension(ExtensionType.key_share)
         if shares is not None and hello.getExtension(ExtensionType.supported_groups) is None:
             self.reached()
-            _front(hello, SupportedGroupsExtension().create([one.group for one in shares.client_shares]))
+            front(hello, SupportedGroupsExtension().create([one.group for one in shares.client_shares]))
 
 
 @double("tls-any-public-value", ("RFC8446-4.2.8.2-1",), "takes any public value, and zeros for the secret it gives")
 class _AnyPoint(Connection):
-    def _getKEX(self, group: int, version: tuple[int, int]) -> Any:  # noqa: N802 - tlslite-ng's name
-        exchange, reached = super()._getKEX(group, version), self.reached
+    noticed: ClassVar[Reached]
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        type(self).noticed = self.reached
+
+    @staticmethod
+    def _getKEX(group: int, version: tuple[int, int]) -> Any:
+        exchange, noticed = Connection._getKEX(group, version), _AnyPoint.noticed
         right = exchange.calc_shared_key
 
         def lenient(private: Any, public: bytearray) -> bytearray:
             try:
                 return bytearray(right(private, public))
             except (TLSIllegalParameterException, ValueError):
-                reached()
+                noticed()
                 return bytearray(32)
 
         exchange.calc_shared_key = lenient
@@ -401,7 +399,7 @@ class _FromShares(Connection):
         if versions is not None:
             versions.versions = [TLS13]
         else:
-            _front(hello, SupportedVersionsExtension().create([TLS13]))
+            front(hello, SupportedVersionsExtension().create([TLS13]))
 
 
 @double("tls-unknown-versions-refused", ("RFC8446-4.2.1-1",), "refuses a list with versions that it does not know")
@@ -422,200 +420,29 @@ class _OldVersions(Connection):
             hello.cipher_suites = [suite for suite in self.offered if suite in (0xC009, 0xC00A, 0xC013, 0xC014)]
 
 
-class _Short(Parser):  # type: ignore[misc]
-    """Reads what it knows, and does not ask what is left."""
-
-    reached: Reached
-
-    def stopLengthCheck(self) -> None:  # noqa: N802 - tlslite-ng's name
-        if self.index - self.indexCheck < self.lengthCheck:
+@double("tls-quic-parameters-undecodable", ("RFC9001-8.2-2",), "finds QUIC's transport parameters undecodable")
+class _NoQuic(Connection):
+    def on_hello(self, hello: Any) -> Steps:
+        if hello.getExtension(0x39) is not None:
             self.reached()
+            yield from self._sendError(AlertDescription.decode_error, "transport parameters")
 
 
-@double("tls-trailing-octets", ("RFC5246-7.4.1.2-2",), "does not look behind the extensions of a ClientHello")
-class _Trailing(Connection):
-    def read_with(self, kind: int, parser: Parser) -> Parser:
-        if kind != HANDSHAKE or parser.bytes[0] != CLIENT_HELLO:
-            return parser
-        short = _Short(parser.bytes)
-        short.reached = self.reached
-        return short
-
-
-# Renegotiation's indication, names
-
-
-@double(
-    "tls-no-indication",
-    ("RFC5746-3.6-1", "RFC5746-4.3-1"),
-    "leaves renegotiation_info out, since it does not renegotiate",
-)
-class _NoIndication(Connection):
+@double("tls-only-x25519", ("RFC8446-9.1-1",), "does not speak secp256r1")
+class _OnlyX25519(Connection):
     def on_hello(self, hello: Any) -> None:
-        self.reached()
-        hello.cipher_suites = [suite for suite in hello.cipher_suites if suite != 0xFF]
-        _without(hello, ExtensionType.renegotiation_info)
+        groups = hello.getExtension(ExtensionType.supported_groups)
+        shares = hello.getExtension(ExtensionType.key_share)
+        if groups is not None and 0x17 in groups.groups:
+            self.reached()
+            groups.groups = [one for one in groups.groups if one != 0x17] or [0xFE00]
+            if shares is not None:
+                shares.client_shares = [one for one in shares.client_shares if one.group in groups.groups]
 
 
-silenced(
-    "tls-indication-unchecked",
-    ("RFC5746-3.6-2",),
-    "takes a first ClientHello that claims to renegotiate",
-    "Non empty renegotiation info",
-)
-
-
-def _first_answer(message: Any) -> bool:
-    """Whether extensions of the first answer stand in `message`: ServerHello in TLS 1.2, EncryptedExtensions in 1.3."""
-    if isinstance(message, EncryptedExtensions):
-        return True
-    modern = ExtensionType.supported_versions
-    return isinstance(message, ServerHello) and message.getExtension(modern) is None
-
-
-@double(
-    "tls-answers-unasked",
-    ("RFC8446-4.2-1", "RFC5246-7.4.1.4-1"),
-    "answers with ALPN whether the client asked or not",
-)
-class _Unasked(Connection):
+@double("tls-random-constant", ("RFC8446-9.3-1",), "sends the same random in every ServerHello of TLS 1.3")
+class _ConstantRandom(Connection):
     def on_send(self, message: Any) -> None:
-        if _first_answer(message) and self.hello.getExtension(ExtensionType.alpn) is None:
+        if isinstance(message, ServerHello) and message.getExtension(ExtensionType.key_share) is not None:
             self.reached()
-            message.extensions = [*(message.extensions or ()), ALPNExtension().create([bytearray(b"h2")])]
-
-
-@double("tls-name-echoed", ("RFC6066-3-4",), "acknowledges the server name with the name itself")
-class _NameEchoed(Connection):
-    def on_send(self, message: Any) -> None:
-        if _first_answer(message):
-            self.reached()
-            name = SNIExtension().create(self.hello.server_name)
-            message.extensions = [*(message.extensions or ()), name]
-
-
-# Ends
-
-
-@double("tls-alerts-ignored", ("RFC8446-6.2-1", "RFC8446-6-2"), "goes on behind an alert")
-class _AlertsIgnored(Connection):
-    def on_message(self, kind: int, data: bytes) -> bool:
-        ignored = kind == ContentType.alert and self.established and data[1:] != b"\0"
-        if ignored:
-            self.reached()
-        return not ignored
-
-
-@double("tls-close-notify-ignored", ("RFC8446-6.1-1", "RFC5246-7.2.1-1"), "goes on behind a close_notify")
-class _NotifyIgnored(Connection):
-    def on_message(self, kind: int, data: bytes) -> bool:
-        ignored = kind == ContentType.alert and data[1:] == b"\0"
-        if ignored:
-            self.reached()
-        return not ignored
-
-
-@double("tls-alerts-mild", ("RFC5246-7.2.2-1", "RFC6066-3-3"), "sends fatal alerts at warning level")
-class _Mild(Connection):
-    def on_send(self, message: Any) -> None:
-        if isinstance(message, Alert) and message.level == AlertLevel.fatal:
-            self.reached()
-            message.level = AlertLevel.warning
-
-
-# Resumption
-
-
-@double("tls-tickets-too-long", ("RFC8446-4.6.1-1",), "gives tickets a life of eight days", tickets=True)
-class _LongTickets(Connection):
-    def _serverSendTickets(self, settings: Any) -> Steps:  # noqa: N802 - tlslite-ng's name
-        settings.ticketLifetime = 8 * 86_400
-        self.reached()
-        yield from super()._serverSendTickets(settings)
-
-
-@double("tls-asks-for-certificates", ("RFC8446-4.2.6-1",), "asks every client for a certificate behind the handshake")
-class _Asks(Connection):
-    def _handshakeDone(self, resumed: bool) -> None:  # noqa: N802 - tlslite-ng's name
-        super()._handshakeDone(resumed)
-        if self.version >= TLS13:
-            self.reached()
-            request = CertificateRequest(TLS13).create(context=b"later", sig_algs=[(4, 3)])
-            for _ in self._sendMsg(request):
-                continue
-
-
-silenced("tls-binder-unchecked", ("RFC8446-4.2.11-2",), "does not verify binders", "Binder does not", tickets=True)
-
-
-@double("tls-modes-assumed", ("RFC8446-4.2.9-1",), "resumes without psk_key_exchange_modes", tickets=True)
-class _ModesAssumed(Connection):
-    def on_hello(self, hello: Any) -> None:
-        offer = hello.getExtension(ExtensionType.pre_shared_key)
-        if offer is None or hello.getExtension(ExtensionType.psk_key_exchange_modes) is not None:
-            return
-        self.reached()
-        covered = hello.psk_truncate()
-        _front(hello, PskKeyExchangeModesExtension().create([1]))
-        hello.psk_truncate = lambda: covered
-
-
-@double("tls-psk-anywhere", ("RFC8446-4.2.11-1",), "takes pre_shared_key in any place", tickets=True)
-class _PskAnywhere(Connection):
-    def on_hello(self, hello: Any) -> None:
-        offer = hello.getExtension(ExtensionType.pre_shared_key)
-        if offer is None or hello.extensions[-1] is offer:
-            return
-        self.reached()
-        behind = hello.extensions[hello.extensions.index(offer) + 1 :]
-        octets = sum(len(one.write()) for one in behind) + sum(len(one) + 1 for one in offer.binders) + 2
-        covered = hello.write()[:-octets]
-        hello.extensions.remove(offer)
-        hello.extensions.append(offer)
-        hello.psk_truncate = lambda: covered
-
-
-@double("tls-unknown-ticket-refused", ("RFC8446-4.2.11-3",), "refuses a ticket that it does not know", tickets=True)
-class _KnownTickets(Connection):
-    def _tryDecrypt(self, settings: Any, identity: Any = None, ticket: Any = None) -> Any:  # noqa: N802 - as above
-        found = super()._tryDecrypt(settings, identity, ticket)
-        if found[1] is None:
-            self.reached()
-            raise TLSIllegalParameterException("an unknown ticket")
-        return found
-
-
-@double(
-    "tls-session-survives-alert", ("RFC5246-7.2-1",), "resumes a session whose connection got an alert", sessions=True
-)
-class _Survives(Connection):
-    def _shutdown(self, resumable: bool) -> None:
-        if not resumable:
-            self.reached()
-        super()._shutdown(True)
-
-
-@double("tls-session-any-name", ("RFC6066-3-5",), "resumes a TLS 1.2 session under any name", sessions=True)
-class _AnyName(Connection):
-    def on_hello(self, hello: Any) -> None:
-        if hello.session_id and hello.getExtension(ExtensionType.supported_versions) is None:
-            self.reached()
-            _without(hello, ExtensionType.server_name)
-
-
-@double("tls-session-named", ("RFC6066-3-6",), "answers a resumption with server_name", sessions=True)
-class _Named(Connection):
-    def on_send(self, message: Any) -> None:
-        resumes = _first_answer(message) and isinstance(message, ServerHello) and self.hello.session_id
-        if resumes and message.session_id == self.hello.session_id:
-            self.reached()
-            message.extensions = [*(message.extensions or ()), TLSExtension(extType=0).create(0, bytearray())]
-
-
-def _front(hello: Any, extension: Any) -> None:
-    """Put an extension in front of the others of a parsed ClientHello."""
-    hello.extensions.insert(0, extension)
-
-
-def _without(hello: Any, number: int) -> None:
-    hello.extensions = [one for one in hello.extensions or () if one.extType != number]
+            message.random = bytearray(b"\x42" * 32)
