@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from conformance.tls._steps import (
@@ -21,6 +22,7 @@ from conformance.tls._steps import (
 from harness.link.stream import End
 from harness.model.case import Variant, case
 from harness.model.spec import TunnelSpec, tls
+from harness.peer.raw import RawPeer
 from harness.peer.tls import TlsPeer
 from harness.scene import Scene
 from harness.wire.tls import Extension
@@ -88,23 +90,37 @@ async def _two_readings(scene: Scene, row: str, change: dict[str, object], *, re
     """A hello that names both tunnels is refused, or read in one way: route and rules of the same tunnel."""
     with scene.judging(row):
         client = await _attempt(scene, {"alpn": ["a", "b"], **change})
-        result = await _outcome(client)
+        if scene.variant["mode"] == "passthrough":
+            # Nothing of the edge but its route reads the hello here.
+            result: object = await _routed(scene, client)
+        else:
+            result = await client.try_handshake()
         if isinstance(result, End):
             await ended(scene, row, client, result, ending_any(refuse, refuse))
-            await client.close()
         else:
-            token = scene.nonce()
-            await client.send(token)
-            tunnel = "other" if client.alpn == "b" else "main"
-            await scene.upstream(tunnel).accept_with(token)
+            if isinstance(result, seen.HandshakeDone):
+                token = scene.nonce()
+                await client.send(token)
+                await scene.upstream("other" if client.alpn == "b" else "main").accept_with(token)
             scene.allow(row, used)
+        await client.close()
     for name in ("main", "other"):
         await quiet(scene, row, name=name)
         await works(scene, row, name=name)
 
 
-async def _outcome(client: TlsPeer) -> seen.HandshakeDone | End:
-    return await client.try_handshake()
+async def _routed(scene: Scene, client: TlsPeer) -> RawPeer | End:
+    """The stream of the upstream that gets the client's hello in passthrough, or how the client was refused."""
+    await client.start()
+    ending = asyncio.ensure_future(client.end())
+    taking = [asyncio.ensure_future(scene.upstream(name).accept()) for name in ("main", "other")]
+    try:
+        await asyncio.wait((ending, *taking), return_when=asyncio.FIRST_COMPLETED)
+        return next((one.result() for one in taking if one.done()), None) or await ending
+    finally:
+        for task in (ending, *taking):
+            task.cancel()
+        await asyncio.gather(ending, *taking, return_exceptions=True)
 
 
 @case("tls-sni-02", checks=["RFC6066-3-1"], publish=_lists, over={"mode": ENDS})

@@ -6,7 +6,6 @@ from typing import Any
 
 from conformance.edge._helpers import engine_endpoint
 from conformance.tls._steps import ENDED, Ending, ended, ending_any, messages, quiet, reached, refusal, works
-from harness.errors import NotSupported
 from harness.link.stream import End
 from harness.model.case import Variant, case
 from harness.model.spec import TunnelSpec, http, tls
@@ -209,30 +208,45 @@ async def test_a_tunnels_list_of_suites(scene: Scene) -> None:
 
 @case(
     "tls-project-01",
-    checks=["POL-009", "TRANS-012"],
+    checks=["POL-009"],
     publish={"main": tls(), "near": tls(upstream_tls=True), "web": http(), "low": tls(tls_min_version="tls1.2")},
     settings={"project.tls-min-version": "tls1.3"},
     features=["project.tls-min-version"],
 )
 async def test_the_projects_lowest_version_binds_everywhere(scene: Scene) -> None:
-    """A project's lowest TLS version holds on every tunnel whose TLS ends at the edge, and at the engine's own name.
+    """A project's lowest TLS version holds on every tunnel whose TLS ends at the edge.
 
     With TLS 1.3 as the lowest version, clients of TLS 1.2 are refused on terminated tunnels, with upstream TLS, on HTTP
-    tunnels and on a tunnel that itself allows TLS 1.2; at the engine's own name they are refused with the agents'
-    protocol and with http/1.1. Clients of TLS 1.3 complete their handshake on all of them.
+    tunnels and on a tunnel that itself allows TLS 1.2. Clients of TLS 1.3 complete their handshake on all of them.
     """
     for name in ("main", "near", "web", "low"):
         await _handshake(scene, "POL-009", name, fits=False, versions=(TLS12,))
         await _handshake(scene, "POL-009", name, fits=True, versions=(TLS13,))
-    try:
-        own = engine_endpoint(scene)
-    except NotSupported:
-        scene.not_run("TRANS-012", "the engine's own entry point is not known")
-        return
-    for offer in (("rstrm/1",), ("http/1.1",)):
-        for version, fits in ((TLS12, False), (TLS13, True)):
-            options = {"endpoint": own, "alpn": offer, "versions": (version,)}
-            await _handshake(scene, "TRANS-012", "main", fits=fits, **options)
+
+
+async def _own_name(scene: Scene, offer: str, version: int, *, fits: bool) -> None:
+    """A handshake with the engine's own name, where its API and agents are served."""
+    where = engine_endpoint(scene)
+    await _handshake(scene, "TRANS-012", "main", fits=fits, endpoint=where, alpn=(offer,), versions=(version,))
+
+
+@case(
+    "tls-project-03",
+    checks=["TRANS-012"],
+    settings={"project.tls-min-version": "tls1.3"},
+    features=["project.tls-min-version"],
+    needs=["dynamic"],
+    family="agent",
+)
+async def test_the_projects_lowest_version_binds_the_engines_own_name(scene: Scene) -> None:
+    """A project's lowest TLS version holds at the engine's own name, for agents and for its API.
+
+    With TLS 1.3 as the lowest version, clients of TLS 1.2 are refused there with the agents' protocol and with
+    http/1.1; clients of TLS 1.3 complete their handshake.
+    """
+    for offer in ("rstrm/1", "http/1.1"):
+        await _own_name(scene, offer, TLS12, fits=False)
+        await _own_name(scene, offer, TLS13, fits=True)
 
 
 @case("tls-project-02", checks=["TRANS-012"], features=["tls.1.2"], needs=["dynamic"], family="agent")
@@ -242,9 +256,7 @@ async def test_the_engines_own_name_without_a_projects_version(scene: Scene) -> 
     That is what a project's setting is to change.
     """
     for version in (TLS12, TLS13):
-        own = engine_endpoint(scene)
-        options = {"endpoint": own, "alpn": ("http/1.1",), "versions": (version,)}
-        await _handshake(scene, "TRANS-012", "main", fits=True, **options)
+        await _own_name(scene, "http/1.1", version, fits=True)
 
 
 # What a ClientHello says

@@ -12,12 +12,16 @@ from reference_engine.parts import Parts
 Flawed = type[Connection]
 
 
-def double(name: str, rows: tuple[str, ...], breaks: str, **how: Any) -> Callable[[Flawed], Flawed]:
-    """Register a double: the decorated connection stands in front of every tunnel. `how` as in TlsliteEndpoints."""
+def double(
+    name: str, rows: tuple[str, ...], breaks: str, *, side: str = "server", **how: Any
+) -> Callable[[Flawed], Flawed]:
+    """Register a double: the decorated connection stands in front of every tunnel (`side` server) or toward every
+    upstream (`side` client). `how` as in TlsliteEndpoints."""
 
     def register(flawed: Flawed) -> Flawed:
         def apply(parts: Parts, reached: Reached) -> None:
-            parts.tls_endpoints = TlsliteEndpoints(reached, server=flawed, **how)
+            sides: dict[str, Any] = {side: flawed}
+            parts.tls_endpoints = TlsliteEndpoints(reached, **sides, **how)
 
         apply.__module__ = flawed.__module__
         mutant(name, rows, breaks)(apply)
