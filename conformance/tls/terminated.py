@@ -247,19 +247,3 @@ async def _beside(client: TlsPeer, scene: Scene) -> RawPeer:
     finally:
         async with deadline("the client's handshake"):
             await handshake
-
-
-@case(
-    "tls-edition-01",
-    checks=["TLS-028"],
-    publish=by_mode,
-    over={"mode": MODES},
-    settings={"edition": "community"},
-    features=["edition.community"],
-)
-async def test_tls_tunnels_exist_in_the_community_edition(scene: Scene) -> None:
-    """TLS tunnels of every mode work in the community edition.
-
-    The engine runs as that edition; the tunnel is created, and octets cross it both ways.
-    """
-    await works(scene, "TLS-028")

@@ -18,6 +18,7 @@ from reference_engine.parts import Parts
 from reference_engine.relay.stream import Address, ByteStream
 from reference_engine.tls.endpoint import ClientTls, ServerCertificate, ServerTls, TlsEndpoint
 from reference_engine.tls.rules import TLS12, TLS13, Suites
+from reference_engine.tunnel.refusal import FEATURE_NOT_AVAILABLE, Refusal
 
 MinVersion = Callable[[str | None, str | None], int]
 Routing = Callable[[ClientHello, Any, str], Route]
@@ -237,21 +238,28 @@ def _(parts: Parts, reached: Reached) -> None:
     parts.tls_endpoints = TlsliteEndpoints(reached, server=NoEnd)
 
 
-@mutant("tls-ticket-routes", ("RFC8446-4.6.1-2",), "routes a resumption to the tunnel that the last ticket came from")
+@mutant("tls-ticket-routes", ("RFC8446-4.6.1-2",), "routes a resumption to the tunnel that gave the last ticket")
 def _(parts: Parts, reached: Reached) -> None:
-    last: list[str | None] = []
+    resumes: list[bool] = []
+    last: list[Route] = []
 
-    def broken(original: Reading, body: bytes) -> ClientHello:
-        hello = original(body)
-        if all(number != PSK for number, _ in extensions(body)):
-            last[:] = [hello.server_name]
-            return hello
-        if last and last[0] != hello.server_name:
+    def read(original: Reading, body: bytes) -> ClientHello:
+        resumes[:] = [any(number == PSK for number, _ in extensions(body))]
+        return original(body)
+
+    def route(original: Routing, hello: ClientHello, names: Any, domain: str) -> Route:
+        found = original(hello, names, domain)
+        if found.tunnel is None:
+            return found
+        if not resumes[0]:
+            last[:] = [found]
+        elif last and last[0].tunnel is not found.tunnel:
             reached()
-            return dataclasses.replace(hello, server_name=last[0])
-        return hello
+            return last[0]
+        return found
 
-    swap(parts.edge, "read_hello", broken)
+    swap(parts.edge, "read_hello", read)
+    swap(parts.edge, "route", route)
 
 
 @mutant("tls-names-by-case", ("RFC6066-3-8",), "compares server names octet by octet")
@@ -433,11 +441,11 @@ def _(parts: Parts, reached: Reached) -> None:
     swap(parts.relay, "run", broken)
 
 
-@mutant("tls-relay-ages", ("TLS-025",), "ends every relay after half a second")
+@mutant("tls-relay-ages", ("TLS-025",), "ends every relay after a quarter of a second")
 def _(parts: Parts, reached: Reached) -> None:
     async def broken(original: Any, a: ByteStream, b: ByteStream, **options: Any) -> Any:
         try:
-            async with asyncio.timeout(0.5):
+            async with asyncio.timeout(0.25):
                 return await original(a, b, **options)
         except TimeoutError:
             reached()
@@ -446,7 +454,31 @@ def _(parts: Parts, reached: Reached) -> None:
     swap(parts.relay, "run", broken)
 
 
-@mutant("tls-relay-crosses", ("TLS-026",), "mixes up the streams of two connections among more than a hundred")
+class _Crossed(ByteStream):
+    """Reads from one stream, and writes to another one."""
+
+    def __init__(self, source: ByteStream, sink: ByteStream) -> None:
+        self.peer = sink.peer
+        self._source = source
+        self._sink = sink
+
+    async def read(self) -> bytes:
+        return await self._source.read()
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        await self._sink.write(data)
+
+    async def end(self) -> None:
+        await self._sink.end()
+
+    async def close(self) -> None:
+        await self._sink.close()
+
+    def abort(self, reason: str) -> None:
+        self._sink.abort(reason)
+
+
+@mutant("tls-relay-crosses", ("TLS-026",), "takes the answers of another connection's stream among more than a hundred")
 def _(parts: Parts, reached: Reached) -> None:
     waiting: list[tuple[ByteStream, asyncio.Future[ByteStream]]] = []
     running = [0]
@@ -454,16 +486,15 @@ def _(parts: Parts, reached: Reached) -> None:
     async def broken(original: Any, a: ByteStream, b: ByteStream, **options: Any) -> Any:
         running[0] += 1
         try:
-            if running[0] > 100:
-                if waiting:
-                    other, turn = waiting.pop()
-                    turn.set_result(b)
-                    reached()
-                    b = other
-                else:
-                    turn = asyncio.get_running_loop().create_future()
-                    waiting.append((b, turn))
-                    b = await turn
+            if running[0] > 100 and waiting:
+                other, turn = waiting.pop()
+                turn.set_result(b)
+                reached()
+                b = _Crossed(other, b)
+            elif running[0] > 100:
+                turn = asyncio.get_running_loop().create_future()
+                waiting.append((b, turn))
+                b = _Crossed(await turn, b)
             return await original(a, b, **options)
         finally:
             running[0] -= 1
@@ -494,15 +525,16 @@ def _(parts: Parts, reached: Reached) -> None:
     swap(parts.relay, "run", broken)
 
 
-@mutant("tls-not-in-community", ("TLS-028",), "keeps TLS tunnels out of the community edition")
+@mutant("tls-no-passthrough-in-community", ("TLS-028",), "keeps passthrough out of the community edition")
 def _(parts: Parts, reached: Reached) -> None:
-    def broken(original: Callable[[str, str], bool], feature: str, edition: str) -> bool:
-        if feature == "tls" and edition == "community":
+    def broken(original: Any, properties: Any, *, edition: str, udp: bool) -> Refusal | None:
+        if properties.tls_mode == "passthrough" and edition == "community":
             reached()
-            return False
-        return original(feature, edition)
+            return Refusal(FEATURE_NOT_AVAILABLE, "tls_mode", "tls_mode: passthrough is not part of this edition")
+        refusal: Refusal | None = original(properties, edition=edition, udp=udp)
+        return refusal
 
-    swap(parts.editions, "available", broken)
+    swap(parts.editions, "gate", broken)
 
 
 # Ends
@@ -529,7 +561,11 @@ def _(parts: Parts, reached: Reached) -> None:
     _endpoints(parts, lambda endpoint: setattr(endpoint, "end", reached))
 
 
-@mutant("tls-end-overtakes", ("TLS-021",), "ends the client's connection before the last data is out")
+@mutant(
+    "tls-end-overtakes",
+    ("RFC8446-6.1-2", "RFC5246-7.2.1-2", "TLS-021"),
+    "ends the client's connection before the last data is out",
+)
 def _(parts: Parts, reached: Reached) -> None:
     async def broken(original: Any, sink: ByteStream) -> None:
         reached()
