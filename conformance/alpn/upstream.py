@@ -98,15 +98,17 @@ async def test_a_protocol_that_was_not_offered_carries_nothing(scene: Scene) -> 
     await works(scene, row, name=name, **client)
 
 
-@case("alpn-upstream-06", checks=["ALPN-013"], publish=LISTED)
+@case("alpn-upstream-06", checks=["ALPN-013", "ALPN-004"], publish=LISTED)
 async def test_an_upstream_that_selects_nothing(scene: Scene) -> None:
     """If the upstream selects no protocol although one was offered, the relay goes on, or the client's connection ends.
 
-    Either is noted; octets must not be changed if it goes on.
+    The offer is [b], which the client has negotiated. Either way on is noted; octets must not be changed if it goes on.
     """
-    with scene.judging("ALPN-013"):
+    with scene.judging("ALPN-004", "ALPN-013"):
         client = await scene.tls_client(handshake=False, alpn=["b"])
         result, upstream = await scene.both(client.try_handshake(), scene.upstream().accept_tls(alpn=()))
+        offered = upstream.client_hello.alpn
+        scene.expect("ALPN-004", offered == ("b",), expected="[b] alone", actual=str(offered))
         token = scene.nonce()
         if not isinstance(result, End):
             await client.send(token)

@@ -17,6 +17,8 @@ from harness.wire.tls import extensions as ext
 from harness.wire.tls.numbers import (
     ECDHE_ECDSA_AES_128_GCM,
     ECDHE_ECDSA_AES_256_GCM,
+    ECDHE_RSA_AES_128_GCM,
+    ECDHE_RSA_AES_256_GCM,
     GREASE,
     SUITES,
     ExtensionType,
@@ -24,8 +26,11 @@ from harness.wire.tls.numbers import (
 
 VISIBLE = "another fatal alert, or end without a visible alert"
 TOO_LOW = Ending({70: "fatal alert 70"}, alert=VISIBLE, reset=VISIBLE, fin=VISIBLE, notify=VISIBLE)
-AES_128 = "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"
-AES_256 = "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"
+AES_128 = ("TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256")
+AES_256 = ("TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384")
+OF_128 = (ECDHE_ECDSA_AES_128_GCM, ECDHE_RSA_AES_128_GCM)
+OF_256 = (ECDHE_ECDSA_AES_256_GCM, ECDHE_RSA_AES_256_GCM)
+"""For either kind of key that the edge may have."""
 
 
 async def _too_low(scene: Scene, row: str, name: str, version: int = TLS12) -> None:
@@ -83,7 +88,7 @@ async def test_a_tunnels_lowest_version(scene: Scene) -> None:
     publish={
         "main": http(tls_min_version="tls1.3"),
         "older": http(tls_min_version="tls1.2"),
-        "suite": http(tls_ciphers=(AES_128,)),
+        "suite": http(tls_ciphers=AES_128),
     },
     features=["tls.1.2", "tls.ciphers"],
 )
@@ -91,13 +96,13 @@ async def test_version_and_suites_of_an_http_tunnel(scene: Scene) -> None:
     """An HTTP tunnel has a lowest TLS version and a list of suites, too.
 
     On one that wants TLS 1.3 a client of TLS 1.2 is refused, and one of TLS 1.3 completes its handshake; on one that
-    wants TLS 1.2 both do. With a list of one suite a TLS 1.2 client that offers only another one is refused.
+    wants TLS 1.2 both do. With a list of AES-128 suites a TLS 1.2 client that offers only AES-256 is refused.
     """
     row = "TLS-029"
     for name, version, fits in (("main", TLS12, False), ("main", TLS13, True), ("older", TLS12, True)):
         await _handshake(scene, row, name, fits=fits, versions=(version,))
-    await _handshake(scene, row, "suite", fits=True, versions=(TLS12,), suites=(ECDHE_ECDSA_AES_128_GCM,))
-    await _handshake(scene, row, "suite", fits=False, versions=(TLS12,), suites=(ECDHE_ECDSA_AES_256_GCM,))
+    await _handshake(scene, row, "suite", fits=True, versions=(TLS12,), suites=OF_128)
+    await _handshake(scene, row, "suite", fits=False, versions=(TLS12,), suites=OF_256)
     await scene.settle()
     await scene.untouched(row)
 
@@ -175,28 +180,28 @@ SUITE = Ending(
 @case(
     "tls-suites-01",
     checks=["TLS-020"],
-    publish={"main": tls(tls_ciphers=(AES_128,)), "both": tls(tls_ciphers=(AES_256, AES_128)), "plain": tls()},
+    publish={"main": tls(tls_ciphers=AES_128), "both": tls(tls_ciphers=(*AES_256, *AES_128)), "plain": tls()},
     features=["tls.1.2"],
 )
 async def test_a_tunnels_list_of_suites(scene: Scene) -> None:
     """A list of suites on a tunnel limits what it negotiates in TLS 1.2.
 
-    With a list of one suite a client that offers this one gets through, and one that offers only another is refused
-    with alert 40 or 71 (an end without it is noted). With a list of two either does. Without a list the suite that was
-    refused is served. Which suite a client of TLS 1.3 gets is in the transcript.
+    With a list of AES-128 a client that offers it gets through, and one that offers only AES-256 is refused with alert
+    40 or 71 (an end without it is noted). With a list of both either does. Without a list what was refused is served.
+    The lists name suites for ECDSA and for RSA keys. Which suite a client of TLS 1.3 gets is in the transcript.
     """
     row = "TLS-020"
     client = await works(scene, row, versions=(TLS12,))
     suite = client.tls.suite
-    right = suite is not None and suite.number == ECDHE_ECDSA_AES_128_GCM
+    right = suite is not None and suite.number in OF_128
     scene.expect(row, right, expected="the listed suite", actual=suite.name if suite else "none")
     with scene.judging(row):
-        client = await scene.tls_client(handshake=False, versions=(TLS12,), suites=(ECDHE_ECDSA_AES_256_GCM,))
+        client = await scene.tls_client(handshake=False, versions=(TLS12,), suites=OF_256)
         await ended(scene, row, client, await refusal(client, say=scene.nonce()), SUITE)
     await quiet(scene, row)
     for name in ("both", "plain"):
-        for number in (ECDHE_ECDSA_AES_256_GCM, ECDHE_ECDSA_AES_128_GCM):
-            await works(scene, row, name=name, versions=(TLS12,), suites=(number,))
+        for numbers in (OF_256, OF_128):
+            await works(scene, row, name=name, versions=(TLS12,), suites=numbers)
     with scene.judging(row):
         client = await scene.tls_client(handshake=False, versions=(TLS13,))
         result = await client.try_handshake()

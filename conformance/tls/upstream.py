@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from conformance.tls._steps import (
@@ -15,17 +15,17 @@ from conformance.tls._steps import (
     ending_13,
     works,
 )
+from harness.judge import Departed
 from harness.link.stream import End
 from harness.model.case import case
 from harness.model.spec import tls
-from harness.peer.tls import TlsPeer
 from harness.peer.tls_pki import Leaf, expired_identity, new_key, self_signed, upstream_identity
 from harness.scene import Scene
 from harness.wire.tls import TLS12, TLS13, Alert, ClientHello, Extension
 from harness.wire.tls import extensions as ext
 from harness.wire.tls.crypto import GROUPS
 from harness.wire.tls.messages import Bare, Certificate
-from harness.wire.tls.numbers import RENEGOTIATION_SCSV, SECP384R1, ExtensionType, HandshakeType
+from harness.wire.tls.numbers import RENEGOTIATION_SCSV, ExtensionType, HandshakeType
 
 UPSTREAM = tls(upstream_tls=True)
 TLS_RECORD = 22
@@ -159,20 +159,29 @@ def _with(*added: Extension, step: str = "server_hello") -> dict[str, Any]:
     return {"modify": {step: lambda message: message.with_extension(*added)}}
 
 
-async def _refuses(
-    scene: Scene, row: str, allowed: Ending, name: str = "main", client: Mapping[str, Any] | None = None, **server: Any
-) -> TlsPeer:
+async def _refuses(scene: Scene, row: str, allowed: Ending, **server: Any) -> None:
     """The edge must refuse an upstream with these options: by `row` no data on either side, and an end as `allowed`
-    says at the upstream. Gives the upstream."""
-    near, far = await broken_upstream(scene, row, client=client, name=name, **server)
+    says at the upstream."""
+    near, far = await broken_upstream(scene, row, **server)
     await ended_at_upstream(scene, row, far, allowed)
     await near.close()
-    return far.peer
 
 
-def _offers(peer: TlsPeer, version: int) -> bool:
-    versions = peer.client_hello.supported_versions
+def _offers(hello: ClientHello, version: int) -> bool:
+    versions = hello.supported_versions
     return version in versions if versions is not None else version == TLS12
+
+
+async def _offered(scene: Scene, *rows: str) -> ClientHello:
+    """The edge's ClientHello to a sound upstream, through which a nonce passes."""
+    upstream: Any = None
+    with scene.judging(*rows):
+        client, upstream = await scene.pair()
+        await client.close()
+    if upstream is None:
+        raise Departed(*rows)
+    hello: ClientHello = upstream.client_hello
+    return hello
 
 
 ILLEGAL = ending_13(47, item="fatal alert 47 at U")
@@ -200,10 +209,11 @@ async def test_a_server_hello_that_does_not_fit_is_refused(scene: Scene) -> None
     is served.
     """
     row, options = SERVER_HELLOS[scene.variant["hello"]]
-    far = await _refuses(scene, row, ILLEGAL, **options)
-    if row == "RFC8446-4.1.3-2" and not (_offers(far, TLS12) and _offers(far, TLS13)):
-        scene.not_run(row, "the edge does not offer both versions")
+    hello = await _offered(scene, *SERVER_HELLO_ROWS)
+    await _refuses(scene, row, ILLEGAL, **options)
     await works(scene, *SERVER_HELLO_ROWS)
+    if row == "RFC8446-4.1.3-2" and not (_offers(hello, TLS12) and _offers(hello, TLS13)):
+        scene.not_run(row, "the edge does not offer an upstream both versions")
 
 
 @case("tls-upstream-06", checks=["RFC8446-4.1.4-2"], publish=UPSTREAM, over={"retry": ("second", "no-change")})
@@ -216,14 +226,19 @@ async def test_a_useless_hello_retry_request_is_refused(scene: Scene) -> None:
     row = "RFC8446-4.1.4-2"
     second = "second request: fatal alert 10 at U, or end without an alert"
     nothing = "request that changes nothing: fatal alert 47 at U, or end without an alert"
+    hello = await _offered(scene, row)
+    shared = {group for group, _ in hello.key_shares or ()}
+    group = next((each for each in GROUPS if each in (hello.groups or ()) and each not in shared), None)
+    if group is None:
+        scene.not_run(row, "the edge offers an upstream no group without a share")
+        return
+    asking: dict[str, Any] = {"retry_group": group, "groups": (group, *GROUPS)}
     if scene.variant["retry"] == "second":
-        allowed = Ending({10: second}, reset=second, fin=second)
-        await _refuses(scene, row, allowed, retry_group=SECP384R1, retries=2)
+        await _refuses(scene, row, Ending({10: second}, reset=second, fin=second), retries=2, **asking)
     else:
         bare = {"hello_retry_request": lambda hello: hello.without_extension(ExtensionType.KEY_SHARE)}
-        allowed = Ending({47: nothing}, reset=nothing, fin=nothing)
-        await _refuses(scene, row, allowed, retry_group=SECP384R1, modify=bare)
-    await works(scene, row, upstream={"retry_group": SECP384R1, "groups": (SECP384R1, *GROUPS)})
+        await _refuses(scene, row, Ending({47: nothing}, reset=nothing, fin=nothing), modify=bare, **asking)
+    await works(scene, row, upstream=asking)
 
 
 NOT_ASKED = Ending(
@@ -267,9 +282,12 @@ async def test_an_answer_that_nobody_asked_for_is_refused(scene: Scene) -> None:
     """
     row, allowed, options = ANSWERS[scene.variant["in"]]
     rows = ("RFC8446-4.2-2", "RFC5246-7.4.1.4-2", "RFC5746-3.4-1")
-    far = await _refuses(scene, row, allowed, **options)
-    hello = far.client_hello
-    if _offers(far, TLS12):
+    hello = await _offered(scene, *rows)
+    if not _offers(hello, options["versions"][0]):
+        scene.not_run(row, "the edge does not offer this version to an upstream")
+        return
+    await _refuses(scene, row, allowed, **options)
+    if _offers(hello, TLS12):
         empty = hello.extension(ExtensionType.RENEGOTIATION_INFO) == b"\0"
         said = empty or RENEGOTIATION_SCSV in hello.cipher_suites
         actual = f"extensions {hello.extension_types}"
@@ -321,6 +339,9 @@ async def test_a_hello_request_is_refused(scene: Scene) -> None:
     that the edge closes, or passes over it, is noted. A renegotiating ClientHello is a departure.
     """
     row = "RFC5746-4.2-1"
+    if not _offers(await _offered(scene, row), TLS12):
+        scene.not_run(row, "the edge does not offer TLS 1.2 to an upstream")
+        return
     with scene.judging(row):
         client, upstream = await scene.pair(upstream={"versions": (TLS12,), "downgrade_sentinel": False})
         await upstream.send_handshake(Bare(HandshakeType.HELLO_REQUEST))

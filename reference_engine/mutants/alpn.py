@@ -202,6 +202,23 @@ def _(parts: Parts, reached: Reached) -> None:
     swap(parts.tls, "upstream_alpns", broken)
 
 
+@mutant(
+    "alpn-echo-here-only", ("ALPN-004",), "echoes a client's name on a tunnel without a list, and keeps it to itself"
+)
+def _(parts: Parts, reached: Reached) -> None:
+    def select(original: Select, offered: Sequence[str], configured: Sequence[str]) -> str | None:
+        return original(offered, configured) if configured else offered[0]
+
+    def offer(original: Offer, negotiated: str | None, configured: Sequence[str]) -> tuple[str, ...]:
+        if negotiated is not None and not configured:
+            reached()
+            return ()
+        return original(negotiated, configured)
+
+    swap(parts.tls, "select_alpn", select)
+    swap(parts.tls, "upstream_alpns", offer)
+
+
 @mutant("alpn-upstream-nothing", ("ALPN-005",), "offers the upstream nothing where nothing was negotiated")
 def _(parts: Parts, reached: Reached) -> None:
     def broken(original: Offer, negotiated: str | None, configured: Sequence[str]) -> tuple[str, ...]:

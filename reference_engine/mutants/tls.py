@@ -581,12 +581,3 @@ def _(parts: Parts, reached: Reached) -> None:
         await asyncio.Event().wait()
 
     swap(parts.relay, "pass_reset", broken)
-
-
-@mutant("tls-left-open", ("TLS-023",), "leaves a connection open that has no upstream")
-def _(parts: Parts, reached: Reached) -> None:
-    async def broken(original: Any, stream: ByteStream) -> None:
-        reached()
-        await asyncio.Event().wait()
-
-    swap(parts.relay, "pass_absence", broken)
