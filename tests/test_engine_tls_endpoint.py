@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from harness.wire.tls import ClientOptions, Extension, TlsClient
 from reference_engine.tls import endpoint as module
 from reference_engine.tls.endpoint import (
     ClientTls,
@@ -313,3 +314,23 @@ def test_garbage_is_refused_and_nothing_is_read_from_it() -> None:
         events = server.receive(garbage)
         assert [type(event) for event in events] == [Failed]
         assert server.receive(b"more") == []
+
+
+@pytest.mark.parametrize(
+    ("versions", "change", "alert"),
+    [
+        ((TLS13,), Extension(43, b"\x03\x03\x04\x03"), 50),
+        ((TLS12,), Extension(0xFF01, b"\x0c" + bytes(12)), 40),
+    ],
+    ids=["a list of versions that is cut", "renegotiation_info that is not empty"],
+)
+def test_the_alert_is_the_one_that_the_text_names(versions: tuple[int, ...], change: Extension, alert: int) -> None:
+    options = ClientOptions(
+        versions=versions, server_name="a.t.edge.test", hello=lambda hello: hello.with_extension(change)
+    )
+    server = TlsEndpoints().server(server_tls())
+    (event,) = server.receive(TlsClient(options).start())
+    assert isinstance(event, Failed)
+    assert (event.alert, event.sent) == (alert, True)
+    assert server.outgoing()[-7:] == bytes((21, 3, 3, 0, 2, 2, alert))
+    assert server.outgoing() == b""
