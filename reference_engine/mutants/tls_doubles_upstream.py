@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from tlslite.messages import ClientHello, ServerHello
+from tlslite.messages import ServerHello
 
 from reference_engine.mutants._doubles import double, silenced, without
 from reference_engine.mutants._tlslite import (
@@ -119,18 +119,12 @@ class _Proof(Connection):
         key.verify = lenient
 
 
-@double_upstream("tls-upstream-renegotiates", ("RFC5746-4.2-1",), "follows a HelloRequest of an upstream")
-class _Follows(Connection):
-    first: Any = None
-
-    def on_send(self, message: Any) -> None:
-        if isinstance(message, ClientHello):
-            self.first = message
-
+@double_upstream("tls-upstream-request-fatal", ("RFC5746-4.2-1",), "refuses a HelloRequest as a message out of order")
+class _RequestFatal(Connection):
     def on_message(self, kind: int, data: bytes) -> bool:
         asked = kind == ContentType.handshake and self.established and data[0] == HandshakeType.hello_request
         if asked:
             self.reached()
-            for _ in self._sendMsg(self.first):
+            for _ in self._sendError(AlertDescription.unexpected_message):
                 continue
-        return not asked
+        return True
