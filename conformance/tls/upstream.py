@@ -338,9 +338,9 @@ async def test_a_hello_request_is_refused(scene: Scene) -> None:
     """A HelloRequest of an upstream in TLS 1.2 is answered with no_renegotiation, and the relay goes on.
 
     The upstream, joined to a client, sends HelloRequest and data, and then the client sends data. The upstream gets the
-    warning and the data. That the edge ends the connection with a fatal no_renegotiation, closes it, or passes over the request is
-    noted, and so is that it renegotiates, since the upstream speaks of secure renegotiation. Another alert is a
-    departure.
+    warning and the data. That the edge ends the connection with a fatal no_renegotiation, closes it, or passes over the
+    request is noted, and so is that it renegotiates, since the upstream speaks of secure renegotiation. Another alert
+    is a departure.
     """
     row = "RFC5746-4.2-1"
     if not _offers(await _offered(scene, row), TLS12):
