@@ -211,24 +211,6 @@ async def test_a_tunnels_list_of_suites(scene: Scene) -> None:
 # The project
 
 
-@case(
-    "tls-project-01",
-    checks=["POL-009"],
-    publish={"main": tls(), "near": tls(upstream_tls=True), "web": http(), "low": tls(tls_min_version="tls1.2")},
-    settings={"project.tls-min-version": "tls1.3"},
-    features=["project.tls-min-version"],
-)
-async def test_the_projects_lowest_version_binds_everywhere(scene: Scene) -> None:
-    """A project's lowest TLS version holds on every tunnel whose TLS ends at the edge.
-
-    With TLS 1.3 as the lowest version, clients of TLS 1.2 are refused on terminated tunnels, with upstream TLS, on HTTP
-    tunnels and on a tunnel that itself allows TLS 1.2. Clients of TLS 1.3 complete their handshake on all of them.
-    """
-    for name in ("main", "near", "web", "low"):
-        await _handshake(scene, "POL-009", name, fits=False, versions=(TLS12,))
-        await _handshake(scene, "POL-009", name, fits=True, versions=(TLS13,))
-
-
 async def _own_name(scene: Scene, offer: str, version: int, *, fits: bool) -> None:
     """A handshake with the engine's own name, where its API and agents are served."""
     where = engine_endpoint(scene)
@@ -236,7 +218,7 @@ async def _own_name(scene: Scene, offer: str, version: int, *, fits: bool) -> No
 
 
 @case(
-    "tls-project-03",
+    "tls-project-01",
     checks=["TRANS-012"],
     settings={"project.tls-min-version": "tls1.3"},
     features=["project.tls-min-version"],

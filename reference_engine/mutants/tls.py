@@ -52,23 +52,12 @@ def _(parts: Parts, reached: Reached) -> None:
     swap(parts.tls, "min_version", broken)
 
 
-@mutant("tls-project-ignored", ("POL-009", "TRANS-012"), "ignores a project's lowest version")
+@mutant("tls-project-ignored", ("TRANS-012",), "ignores a project's lowest version at its own name")
 def _(parts: Parts, reached: Reached) -> None:
     def broken(original: MinVersion, tunnel: str | None, project: str | None) -> int:
         if project is not None:
             reached()
         return original(tunnel, None)
-
-    swap(parts.tls, "min_version", broken)
-
-
-@mutant("tls-project-yields", ("POL-009",), "lets a tunnel's lowest version take the place of the project's")
-def _(parts: Parts, reached: Reached) -> None:
-    def broken(original: MinVersion, tunnel: str | None, project: str | None) -> int:
-        if tunnel is not None and project is not None:
-            reached()
-            return original(tunnel, None)
-        return original(tunnel, project)
 
     swap(parts.tls, "min_version", broken)
 
