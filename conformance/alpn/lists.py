@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from conformance.tls._steps import VERSIONS, Ending, ending_any, quiet, reached, refused, spec_of, works
+from conformance.tls._steps import ENDED, VERSIONS, Ending, ending_any, quiet, reached, refused, spec_of, works
 from harness.engine import driver
 from harness.judge import Departed
 from harness.link.stream import End
@@ -19,7 +19,6 @@ from harness.wire.tls import events as seen
 from harness.wire.tls import extensions as ext
 from harness.wire.tls.numbers import ExtensionType
 
-ENDED = ("terminated", "upstream-tls")
 GREASE = b"\x0a\x0a"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 

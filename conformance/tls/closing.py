@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from conformance.tls._steps import echo, spec_of, works
+from conformance.tls._steps import ENDED, echo, spec_of, works
 from harness.errors import PeerMismatch
 from harness.link.stream import End, EndKind
 from harness.model.case import Variant, case
@@ -15,7 +15,6 @@ from harness.scene import Scene
 from harness.wire.tls import TLS12, TLS13
 from harness.wire.tls import events as seen
 
-ENDED = ("terminated", "upstream-tls")
 MIB = 1 << 20
 
 
