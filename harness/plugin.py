@@ -158,10 +158,15 @@ class Suite:
         return item.case.settings.with_defaults({**self.profile.settings, **item.axes})
 
     def on_every_axis(self, item: CaseItem) -> list[CaseItem]:
-        """The item, and a twin of it per other edition, unless the case chooses the edition itself."""
+        """The item, and a twin of it per other edition that has what it needs, unless the case chooses the edition
+        itself."""
         twins = [item]
         if item.case.settings.get("edition") is None and item.parent is not None:
+            promises = Ledger.load().editions
+            needed = [promises[name].editions for name in item.case.features(item.variant) if name in promises]
             for edition in self.profile.editions:
+                if any(promised.get(edition) == "no" for promised in needed):
+                    continue
                 label = f"{item.variant.label}@{edition}" if item.variant.label else f"@{edition}"
                 variant = Variant(label, item.variant.values)
                 twin = CaseItem.from_parent(item.parent, name=f"{item.name}@{edition}", case=item.case, variant=variant)

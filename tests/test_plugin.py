@@ -171,6 +171,14 @@ def test_a_subset_runs_on_every_edition_and_refusals_only_where_they_are_due(sui
     assert verdicts(record) == {"not-owed": "unsupported"}
 
 
+def test_an_edition_without_what_a_case_needs_is_left_out(suite: pytest.Pytester) -> None:
+    suite.makeconftest(CONFTEST.replace('("pro",)', '("pro", "community")'))
+    gated = CASES.replace('features=["tls.alpn"]', 'features=["project.tls-min-version"]')
+    (suite.path / "conformance" / "tls" / "topic.py").write_text(gated, encoding="utf-8")
+    _, record = run(suite, "--axes", "all", "--only", "absent", "--only", "bad")
+    assert set(verdicts(record)) == {"absent", "absent[@pro]", "bad", "bad[@pro]", "bad[@community]"}
+
+
 def test_the_message_names_rule_expected_got_and_a_command(suite: pytest.Pytester) -> None:
     result, _ = run(suite, "--only", "bad")
     text = result.stdout.str()
