@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 from conformance.agent._steps import (
     Caller,
@@ -14,6 +14,7 @@ from conformance.agent._steps import (
     agent_case,
     ask,
     channel,
+    dialled,
     hostname,
     left_over,
     match,
@@ -28,6 +29,7 @@ from conformance.agent._steps import (
     unpublished,
     works,
 )
+from harness.engine.agent_driver import ProtocolDriver
 from harness.engine.driver import Endpoint
 from harness.errors import DeadlineExpired, PeerMismatch
 from harness.link.deadline import deadline
@@ -87,6 +89,33 @@ async def test_a_private_tunnel_has_no_public_name(scene: Scene) -> None:
         scene.expect("AGENT-046", not public, expected="no hostname, host or port", actual=str(public))
         await reached(scene, tunnel)
     scene.expect("AGENT-044", all(ids) and len(set(ids)) == 3, expected="three different ids", actual=str(ids))
+
+
+EDGE_OPTIONS: dict[str, dict[str, Any]] = {
+    "hostname": {"hostname": "{label}-{project}.t.{domain}"},
+    "token": {"token_auth": True},
+    "rstream": {"rstream_auth": True},
+    "challenge": {"challenge_mode": True},
+    "trusted-ips": {"trusted_ips": ("192.0.2.0/24",)},
+    "geoip": {"geoip": ("DE",)},
+}
+
+
+@agent_case("agent-tunnel-04", checks=["PRIV-004"], features=["agent.private"], over={"option": list(EDGE_OPTIONS)})
+async def test_a_private_tunnel_refuses_options_of_the_public_edge(scene: Scene) -> None:
+    """A private tunnel refuses a public name, authentication and policies of the edge, and nothing of it stays.
+
+    The refused tunnel is not to be dialled by its name; a plain private tunnel takes the name and works.
+    """
+    driver = cast("ProtocolDriver", scene.driver)
+    agent, name = await channel(scene), named(scene)
+    spec = driver.fill(private(name=name, **EDGE_OPTIONS[scene.variant["option"]]), name)
+    reply = await ask(agent, wire.to_properties(spec))
+    scene.expect("PRIV-004", reply.HasField("error"), expected="a refusal", actual="a tunnel")
+    with scene.judging("PRIV-004"):
+        error = await agent.rejected_dial(name)
+        scene.transcript.note("dialled", wire.describe_error(error))
+        await reached(scene, await unpublished(scene, agent, name=name), name)
 
 
 @agent_case("agent-tunnel-03", checks=["AGENT-048", "AGENT-049"], features=["edge.requested-hostname"])
@@ -173,6 +202,38 @@ async def test_a_closed_tunnel_admits_nobody_and_frees_its_name(scene: Scene) ->
     with scene.judging("AGENT-051"):
         await works(scene, await published(scene, taker, hostname=tunnel.properties.hostname.value))
     scene.expect("AGENT-051", True, expected="the name again", actual="taken, and served")
+
+
+@agent_case("agent-close-04", checks=["AGENT-054"], features=["agent.private"], over={"to": ["client", "dialler"]})
+async def test_what_was_sent_before_the_close_arrives(scene: Scene) -> None:
+    """Streams that run when their tunnel is closed lose nothing that was sent before.
+
+    The agent sends 64 KiB on a stream and closes the tunnel behind it: the client, or the dialler, gets all of it.
+    """
+    agent = await channel(scene)
+    data = b"".join(scene.nonce() for _ in range(4096))
+    far: RawPeer | TlsPeer
+    if scene.variant["to"] == "client":
+        tunnel = await published(scene, agent)
+        caller = Caller(scene, tunnel.endpoint)
+        upstream = await serve(scene, tunnel, await next_request(tunnel))
+        far = await caller.joined(upstream)
+    else:
+        tunnel = await unpublished(scene, agent)
+        far = await dialled(scene, tunnel)
+        upstream = await serve(scene, tunnel, await next_request(tunnel))
+    await upstream.send(data)
+    await agent.close_tunnel(tunnel.id)
+    with scene.judging("AGENT-054"):
+        await match(far, data, "all octets that were sent before the close")
+    token = scene.nonce()
+    try:
+        await upstream.send(token)
+        await match(far, token, "octets behind the close")
+    except (PeerMismatch, LinkReset):
+        scene.allow("AGENT-054", "all delivered, then ended")
+    else:
+        scene.allow("AGENT-054", "all delivered, stream goes on")
 
 
 @agent_case(
