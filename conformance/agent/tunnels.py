@@ -208,28 +208,33 @@ async def test_a_closed_tunnel_admits_nobody_and_frees_its_name(scene: Scene) ->
 async def test_what_was_sent_before_the_close_arrives(scene: Scene) -> None:
     """Streams that run when their tunnel is closed lose nothing that was sent before.
 
-    The agent sends 64 KiB on a stream and closes the tunnel behind it: the client, or the dialler, gets all of it.
+    The agent sends 64 KiB on each of four streams, and closes the tunnel behind them: the clients, or the diallers, get
+    all of it, whether their streams go on then or end.
     """
     agent = await channel(scene)
     data = b"".join(scene.nonce() for _ in range(4096))
-    far: RawPeer | TlsPeer
-    if scene.variant["to"] == "client":
-        tunnel = await published(scene, agent)
-        caller = Caller(scene, tunnel.endpoint)
-        upstream = await serve(scene, tunnel, await next_request(tunnel))
-        far = await caller.joined(upstream)
-    else:
-        tunnel = await unpublished(scene, agent)
-        far = await dialled(scene, tunnel)
-        upstream = await serve(scene, tunnel, await next_request(tunnel))
-    await upstream.send(data)
+    from_client = scene.variant["to"] == "client"
+    tunnel = await (published if from_client else unpublished)(scene, agent)
+    pairs: list[tuple[RawPeer, RawPeer | TlsPeer]] = []
+    for _ in range(4):
+        if from_client:
+            caller = Caller(scene, tunnel.endpoint)
+            upstream = await serve(scene, tunnel, await next_request(tunnel))
+            pairs.append((upstream, await caller.joined(upstream)))
+        else:
+            dialler = await dialled(scene, tunnel)
+            pairs.append((await serve(scene, tunnel, await next_request(tunnel)), dialler))
+    for upstream, _ in pairs:
+        await upstream.send(data)
     await agent.close_tunnel(tunnel.id)
     with scene.judging("AGENT-054"):
-        await match(far, data, "all octets that were sent before the close")
+        for _, far in pairs:
+            await match(far, data, "all octets that were sent before the close")
     token = scene.nonce()
     try:
-        await upstream.send(token)
-        await match(far, token, "octets behind the close")
+        for upstream, far in pairs:
+            await upstream.send(token)
+            await match(far, token, "octets behind the close")
     except (PeerMismatch, LinkReset):
         scene.allow("AGENT-054", "all delivered, then ended")
     else:

@@ -16,7 +16,6 @@ from reference_engine.relay.stream import ByteStream, StreamReset
 from reference_engine.tunnel.model import Client, Tunnel, TunnelProperties
 from reference_engine.tunnel.properties import to_message
 from reference_engine.tunnel.refusal import INVALID_REQUEST, Refusal
-from reference_engine.tunnel.registry import end_sessions
 
 if TYPE_CHECKING:
     from reference_engine.engine import Engine
@@ -134,7 +133,7 @@ class Channel:
         on_purpose = self._engine.parts.agent.ends_sessions(cause)
         for tunnel in self._core.tunnels.values():
             if on_purpose:
-                self.close_tunnel(tunnel)
+                self._close_tunnel(tunnel, cause)
             else:
                 self._engine.lease(tunnel, self._hold_ms(expired=cause == "expired"))
         self._core.tunnels.clear()
@@ -170,11 +169,13 @@ class Channel:
         return tunnel
 
     def close_tunnel(self, tunnel: Tunnel) -> None:
-        """The names first, then every session, then what is left of its streams."""
+        """The names first, then its sessions and streams."""
+        self._close_tunnel(tunnel, "closed")
+
+    def _close_tunnel(self, tunnel: Tunnel, cause: str) -> None:
         self._engine.registry.remove(tunnel)
-        if self._engine.parts.agent.ends_sessions("closed"):
-            end_sessions(tunnel, "tunnel closed")
-            self._engine.connector.end_tunnel(tunnel)
+        if self._engine.parts.agent.ends_sessions(cause):
+            self._engine.agents.closing.close(tunnel, cause=cause)
         self._engine.log.info("tunnel closed id=%s client=%s", tunnel.id, self._client.id)
 
     def stream_refused(self, stream_id: str, code: int, message: str) -> None:

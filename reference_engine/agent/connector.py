@@ -82,13 +82,14 @@ class Connector:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def end_tunnel(self, tunnel: Tunnel) -> None:
-        """The tunnel was closed on purpose: what is pending fails, what is left of its streams is cut (EDGE-027)."""
-        for pending in [row for row in self._streams.values() if row.tunnel is tunnel]:
-            if pending.stream is not None:
-                pending.stream.abort("tunnel closed")
-            elif not pending.taken:
-                self._fail(pending, UpstreamUnavailable("closed", "the tunnel has been closed"))
+    def fail_pending(self, tunnel: Tunnel) -> None:
+        """The tunnel was closed on purpose: nobody waits for a stream of it any more."""
+        for pending in [row for row in self._streams.values() if row.tunnel is tunnel and not row.taken]:
+            self._fail(pending, UpstreamUnavailable("closed", "the tunnel has been closed"))
+
+    def streams_of(self, tunnel: Tunnel) -> list[DataStream]:
+        """The live streams of the tunnel."""
+        return [row.stream for row in self._streams.values() if row.tunnel is tunnel and row.stream is not None]
 
     def refused(self, line: Line, stream_id: str, message: str) -> None:
         """A ProxyConnRsp with an error: give up, also where a ProxyReq has already come. Others' streams stay."""

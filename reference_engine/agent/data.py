@@ -11,19 +11,30 @@ from reference_engine.relay.stream import ByteStream
 class DataStream(ByteStream):
     """The same stream, beginning with the bytes that came glued behind the handshake frame (EDGE-029).
 
-    `finished` is done once the stream was closed or aborted; `on_end` is called then, once.
+    `finished` is done once the stream was closed or aborted; `on_end` is called then, once. `received` counts the
+    octets that were read, `waiting` says that somebody waits for more.
     """
 
     def __init__(self, inner: ByteStream, head: bytes, on_end: Callable[[], None] | None = None) -> None:
         self.peer = inner.peer
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.received = 0
+        self.waiting = False
         self._inner = inner
         self._head = [head] if head else []
         self._on_end = on_end
 
     async def read(self) -> bytes:
         """The glued bytes first."""
-        return self._head.pop(0) if self._head else await self._inner.read()
+        self.waiting = True
+        try:
+            data = self._head.pop(0) if self._head else await self._inner.read()
+        finally:
+            self.waiting = False
+        # Behind the end nothing can come: as good as waiting for it.
+        self.waiting = not data
+        self.received += len(data)
+        return data
 
     async def fill(self) -> None:
         """Read once ahead and keep it: how to notice, while waiting for the other leg, that the peer is gone.
@@ -46,6 +57,13 @@ class DataStream(ByteStream):
         """As the inner stream."""
         try:
             await self._inner.close()
+        finally:
+            self._finish()
+
+    async def cut(self, reason: str) -> None:
+        """As the inner stream."""
+        try:
+            await self._inner.cut(reason)
         finally:
             self._finish()
 

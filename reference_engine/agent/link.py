@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fixtures.agent import edgecase_agent_pb2 as pb
 from reference_engine.agent.channel import Channel
+from reference_engine.agent.closing import Closing
 from reference_engine.agent.connector import UpstreamUnavailable
 from reference_engine.agent.control import error
 from reference_engine.agent.data import DataStream
@@ -34,6 +35,7 @@ class AgentLink:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._channels: dict[str, Channel] = {}
+        self.closing = Closing(engine)
 
     async def serve(self, stream: ByteStream) -> None:
         """One accepted connection, until it is over; the stream is closed then."""
@@ -61,6 +63,7 @@ class AgentLink:
     async def stop(self) -> None:
         """Tell every agent that the engine goes away, and end all channels."""
         await asyncio.gather(*(channel.shut_down() for channel in tuple(self._channels.values())))
+        await self.closing.stop()
 
     def channels(self) -> tuple[Channel, ...]:
         """The open control channels."""
@@ -230,19 +233,17 @@ class AgentLink:
         except BaseException:
             upstream.abort("the dialer is gone")
             raise
-        relay = asyncio.create_task(self._engine.parts.relay.run(dialer, upstream))
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def end(_reason: str) -> None:
-            relay.cancel()
+            if not over.done():
+                over.set_result(None)
 
         tunnel.sessions.add(end)
         try:
-            await asyncio.wait({relay})
+            await self._engine.parts.relay.run(dialer, upstream, over=over)
         finally:
             tunnel.sessions.discard(end)
-            await _cancel(relay)
-        if not relay.cancelled():
-            relay.result()
 
 
 def _info(details: pb.ClientDetails) -> ClientInfo:

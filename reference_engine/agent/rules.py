@@ -164,6 +164,10 @@ class AgentRules:
         """EDGE-026, EDGE-027: a loss leaves established streams alone, an end on purpose takes them along."""
         return cause not in {"lost", "expired"}
 
+    def lets_finish(self, cause: str) -> bool:
+        """AGENT-054: what an agent sent before it closed a tunnel or said goodbye is still handed on."""
+        return cause == "closed"
+
     # -- frames of an open channel (4.2, 4.4) ----------------------------------------------------------------------
 
     def belongs_on_control_channel(self, case: str) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from reference_engine.agent.connector import UpstreamUnavailable
-from reference_engine.relay.pump import Relayed
+from reference_engine.relay.pump import Relay, Relayed
 from reference_engine.relay.stream import ByteStream
 from reference_engine.tls.stream import TlsStream
 from reference_engine.tls.upstream import UpstreamTlsFailed
@@ -23,6 +24,8 @@ class Session(AbstractContextManager["Session"]):
     def __init__(self, tunnel: Tunnel, *streams: ByteStream) -> None:
         self._tunnel = tunnel
         self._streams = list(streams)
+        self._relaying = False
+        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.over: str | None = None
 
     def __enter__(self) -> Self:
@@ -41,10 +44,19 @@ class Session(AbstractContextManager["Session"]):
             stream.abort(self.over)
 
     def end(self, reason: str) -> None:
-        """Abort all streams."""
+        """End a relay in order, so that nothing that was handed on is lost (AGENT-054); abort what is not there yet."""
         self.over = reason
+        if self._relaying:
+            if not self._done.done():
+                self._done.set_result(None)
+            return
         for stream in self._streams:
             stream.abort(reason)
+
+    async def relay(self, relay: Relay, a: ByteStream, b: ByteStream, **half_open: bool) -> Relayed:
+        """Relay between two of the streams until the session is over; see `Relay.run`."""
+        self._relaying = True
+        return await relay.run(a, b, over=self._done, **half_open)
 
 
 class TlsTunnels:
@@ -70,7 +82,8 @@ class TlsTunnels:
                     return
                 upstream, upstream_version = wrapped, wrapped.version
             rules = engine.parts.tls
-            done = await engine.parts.relay.run(
+            done = await session.relay(
+                engine.parts.relay,
                 stream,
                 upstream,
                 a_half_open=rules.keeps_half_open(stream.version),
@@ -83,7 +96,7 @@ class TlsTunnels:
         with Session(tunnel, stream) as session:
             upstream = await self._open(session, stream, tunnel)
             if upstream is not None:
-                self._log_end(tunnel, await self._engine.parts.relay.run(stream, upstream))
+                self._log_end(tunnel, await session.relay(self._engine.parts.relay, stream, upstream))
 
     def _log_end(self, tunnel: Tunnel, done: Relayed) -> None:
         self._engine.log.debug(
