@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fixtures.agent import edgecase_agent_pb2 as pb
 from reference_engine.agent.connector import Line
 from reference_engine.agent.control import Action, ControlChannel, Send
-from reference_engine.agent.framing import FrameError, FrameReader, encode
+from reference_engine.agent.framing import FrameError, FrameReader
 from reference_engine.agent.rules import Liveness
 from reference_engine.relay.stream import ByteStream, StreamReset
 from reference_engine.tunnel.model import Client, Tunnel, TunnelProperties
@@ -64,7 +64,7 @@ class Channel:
 
     async def send(self, message: pb.Message) -> None:
         """Write one frame. Raises StreamReset, FrameError."""
-        frame = encode(message)
+        frame = self._engine.parts.agent.encode(message)
         self._unsent += len(frame)
         if self._unsent > MAX_UNSENT:
             self._stream.abort("the agent does not read")
@@ -168,12 +168,17 @@ class Channel:
         )
         return tunnel
 
+    def find_tunnel(self, tunnel_id: str) -> Tunnel | None:
+        """Live or leased, whosever it is."""
+        return self._engine.registry.by_id(tunnel_id)
+
     def close_tunnel(self, tunnel: Tunnel) -> None:
         """The names first, then its sessions and streams."""
         self._close_tunnel(tunnel, "closed")
 
     def _close_tunnel(self, tunnel: Tunnel, cause: str) -> None:
-        self._engine.registry.remove(tunnel)
+        if self._engine.parts.agent.withdraws(cause):
+            self._engine.registry.remove(tunnel)
         if self._engine.parts.agent.ends_sessions(cause):
             self._engine.agents.closing.close(tunnel, cause=cause)
         self._engine.log.info("tunnel closed id=%s client=%s", tunnel.id, self._client.id)
@@ -224,5 +229,5 @@ class Channel:
         hostname, name = properties.hostname, properties.name
         holder = registry.by_hostname(hostname) if hostname is not None else None
         return rules.hostname_is_free(properties, holder, self._client.id) or rules.name_is_free(
-            name is not None and registry.name_is_held(name, self._client.project)
+            name is not None and registry.by_name(name, self._client.project) is not None
         )

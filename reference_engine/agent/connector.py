@@ -94,7 +94,7 @@ class Connector:
     def refused(self, line: Line, stream_id: str, message: str) -> None:
         """A ProxyConnRsp with an error: give up, also where a ProxyReq has already come. Others' streams stay."""
         pending = self._streams.get(stream_id)
-        if pending is None or pending.line is not line:
+        if pending is None or not self._engine.parts.agent.may_refuse(own=pending.line is line):
             return
         if pending.stream is not None:
             pending.stream.abort("the agent refused the stream")
@@ -103,7 +103,7 @@ class Connector:
 
     def claim(self, stream_id: str, token: str | None) -> PendingStream | Refusal:
         """The stream that a ProxyReq names, now taken by it, or why it does not get it."""
-        pending = self._streams.get(stream_id)
+        pending = self._engine.parts.agent.claimed(stream_id, self._streams)
         refusal = self._engine.parts.agent.proxy_request(
             secret=pending.secret if pending is not None else None,
             taken=pending.taken if pending is not None else False,
