@@ -263,17 +263,21 @@ async def test_octets_of_a_dialled_stream_pass_untouched(scene: Scene) -> None:
 
 @agent_case("agent-dial-09", checks=["AGENT-086", "AGENT-058"], features=PRIVATE)
 async def test_a_published_tunnel_may_be_dialled(scene: Scene) -> None:
-    """A published tunnel may be dialled by id, beside its clients."""
+    """A published tunnel may be dialled by id, beside its clients.
+
+    A client's stream is asked for first, then a dialler comes and goes, then the client is served.
+    """
     agent = await channel(scene)
     tunnel = await published(scene, agent)
+    caller = Caller(scene, tunnel.endpoint)
+    request = await next_request(tunnel)
     try:
         await reached(scene, tunnel)
         scene.allow("AGENT-086", "served")
-    except (PeerMismatch, LinkReset):
+    except (PeerMismatch, LinkReset, DeadlineExpired):
         scene.allow("AGENT-086", "refused")
     with scene.judging("AGENT-058"):
-        caller = Caller(scene, tunnel.endpoint)
-        await caller.joined(await serve(scene, tunnel, await next_request(tunnel)))
+        await caller.joined(await serve(scene, tunnel, request))
     scene.expect("AGENT-058", True, expected="a client served", actual="so it was")
 
 

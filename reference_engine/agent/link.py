@@ -151,9 +151,7 @@ class AgentLink:
         zero_rtt = _zero_rtt(request)
         if isinstance(claimed, Refusal):
             if rules.answers_first_frame(zero_rtt, refused=True):
-                await stream.write(
-                    self._engine.parts.agent.encode(pb.Message(proxy_rsp=pb.ProxyRsp(error=error(claimed))))
-                )
+                await self._say(stream, pb.Message(proxy_rsp=pb.ProxyRsp(error=error(claimed))))
             return
         if rules.answers_first_frame(zero_rtt, refused=False):
             # In a write, and so in a record, of its own: some agents lose what stands behind it (section 3.1).
@@ -177,9 +175,7 @@ class AgentLink:
                 return
             tunnel = upstream
         if rules.answers_first_frame(zero_rtt, refused=True):
-            await stream.write(
-                self._engine.parts.agent.encode(pb.Message(stream_rsp=pb.StreamRsp(error=error(tunnel))))
-            )
+            await self._say(stream, pb.Message(stream_rsp=pb.StreamRsp(error=error(tunnel))))
 
     def _dialled(self, stream: ByteStream, request: pb.StreamReq) -> Tunnel | Refusal:
         """Which tunnel is meant, for whom it may be told."""
@@ -232,9 +228,7 @@ class AgentLink:
         """Both legs joined, until both end or the tunnel is closed on purpose. The reply goes out first, if any."""
         try:
             if stream_id is not None:
-                await dialer.write(
-                    self._engine.parts.agent.encode(pb.Message(stream_rsp=pb.StreamRsp(stream_id=stream_id)))
-                )
+                await self._say(dialer, pb.Message(stream_rsp=pb.StreamRsp(stream_id=stream_id)))
         except BaseException:
             upstream.abort("the dialer is gone")
             raise
