@@ -40,7 +40,7 @@ from harness.wire import agent as wire
 PRIVATE = ("agent.private",)
 PROJECTS = "agent-one-token@one,agent-two-token@two"
 TOKENS = tuple(part.partition("@")[0] for part in PROJECTS.split(","))
-CONNECT_MS = 400
+CONNECT_MS = 1000
 
 
 @agent_case("agent-dial-01", checks=["AGENT-078", "PRIV-001"], features=PRIVATE, single_family=False)
@@ -51,7 +51,7 @@ async def test_a_private_tunnel_is_dialled_by_id_and_by_name(scene: Scene) -> No
     them, the agent is asked for no stream.
     """
     agent = await channel(scene)
-    tunnel = await unpublished(scene, agent)
+    tunnel, probe = await unpublished(scene, agent), await unpublished(scene, agent)
     with scene.judging("AGENT-078"):
         await reached(scene, tunnel, tunnel.id)
         await reached(scene, tunnel, tunnel.name)
@@ -60,7 +60,7 @@ async def test_a_private_tunnel_is_dialled_by_id_and_by_name(scene: Scene) -> No
         where = Endpoint(name, tunnel.endpoint.address, tunnel.endpoint.port)
         with contextlib.suppress(DeadlineExpired):
             await Caller(scene, where).turned_away()
-    await settle(scene, tunnel)
+    await settle(scene, probe)
     stray = left_over(agent, "proxy_conn_req")
     scene.expect("PRIV-001", not stray, expected="no stream for a public client", actual=told_of(stray))
 

@@ -84,6 +84,7 @@ async def test_a_private_tunnel_has_no_public_name(scene: Scene) -> None:
     for spec in (private(name=named(scene)), private(name=None), private(name=named(scene))):
         tunnel = await tunnel_of(scene, agent, spec)
         ids.append(tunnel.id.strip())
+        scene.expect("AGENT-044", bool(ids[-1]), expected="an id", actual=repr(tunnel.id))
         told = wire.from_properties(tunnel.properties)
         public = {key: told[key] for key in ("hostname", "host", "port") if key in told}
         scene.expect("AGENT-046", not public, expected="no hostname, host or port", actual=str(public))

@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 from reference_engine.relay.stream import ByteStream
 
+AHEAD = 65_536
+"""Octets of a peer that are kept before the other leg is there."""
+
 
 class DataStream(ByteStream):
     """The same stream, beginning with the bytes that came glued behind the handshake frame (EDGE-029).
@@ -37,12 +40,14 @@ class DataStream(ByteStream):
         return data
 
     async def fill(self) -> None:
-        """Read once ahead and keep it: how to notice, while waiting for the other leg, that the peer is gone.
+        """Read ahead and keep it: how to notice, while waiting for the other leg, that the peer is gone.
 
-        Raises StreamReset. Cancelling it loses nothing.
+        Returns at the peer's end, or when enough is kept. Raises StreamReset. Cancelling it loses nothing.
         """
-        data = await self._inner.read()
-        if data:
+        while sum(map(len, self._head)) < AHEAD:
+            data = await self._inner.read()
+            if not data:
+                return
             self._head.append(data)
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:

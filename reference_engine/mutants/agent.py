@@ -351,3 +351,23 @@ def _(parts: Parts, reached: Reached) -> None:
         return dataclasses.replace(refusal, code=INVALID_REQUEST)
 
     swap(parts.agent, "has_room", broken)
+
+
+@mutant("agent-opens-again", ("AGENT-025",), "answers a second opening on an open channel")
+def _(parts: Parts, reached: Reached) -> None:
+    again: list[pb.Message] = []
+
+    def belongs(original: Any, message: pb.Message) -> bool:
+        if message.WhichOneof("payload") != "open_control_channel_req":
+            return original(message)  # type: ignore[no-any-return]
+        reached()
+        answer = pb.OpenControlChannelRsp()
+        answer.ok.client_id = "again"
+        again.append(pb.Message(open_control_channel_rsp=answer))
+        return True
+
+    def broken(original: Any, message: pb.Message) -> bytes:
+        return b"".join(original(again.pop()) for _ in tuple(again)) + original(message)  # type: ignore[no-any-return]
+
+    swap(parts.agent, "belongs_on_control_channel", belongs)
+    swap(parts.agent, "encode", broken)
