@@ -20,15 +20,18 @@ from conformance.agent._steps import (
     match,
     named,
     next_request,
+    octets_until_end,
     published,
     reached,
     serve,
     settle,
+    told,
     told_of,
     tunnel_of,
     unpublished,
     works,
 )
+from fixtures.agent import edgecase_agent_pb2 as pb
 from harness.engine.agent_driver import ProtocolDriver
 from harness.engine.driver import Endpoint
 from harness.errors import DeadlineExpired, PeerMismatch
@@ -64,16 +67,16 @@ async def test_the_answer_repeats_the_effective_properties(scene: Scene) -> None
     if kind == "private":
         spec = dataclasses.replace(spec, name=named(scene))
     tunnel = await tunnel_of(scene, await channel(scene), spec)
-    told = wire.from_properties(tunnel.properties)
+    answer = wire.from_properties(tunnel.properties)
     wanted: dict[str, Any] = {"type": "bytestream", "publish": True, **dict(spec.properties())}
     if "labels" in wanted:
         wanted["labels"] = dict(wanted["labels"])
-    missing = {key: value for key, value in wanted.items() if told.get(key) != value}
-    scene.expect("AGENT-045", not missing, expected=f"{wanted}", actual=f"{told}")
+    missing = {key: value for key, value in wanted.items() if answer.get(key) != value}
+    scene.expect("AGENT-045", not missing, expected=f"{wanted}", actual=f"{answer}")
     if kind == "private":
         return
-    place = bool(told.get("hostname")) and bool(told.get("port"))
-    scene.expect("AGENT-045", place, expected="a hostname and a port", actual=f"{told}")
+    place = bool(answer.get("hostname")) and bool(answer.get("port"))
+    scene.expect("AGENT-045", place, expected="a hostname and a port", actual=f"{answer}")
 
 
 @agent_case("agent-tunnel-02", checks=["AGENT-046", "AGENT-044"], features=["agent.private"], single_family=False)
@@ -85,8 +88,8 @@ async def test_a_private_tunnel_has_no_public_name(scene: Scene) -> None:
         tunnel = await tunnel_of(scene, agent, spec)
         ids.append(tunnel.id.strip())
         scene.expect("AGENT-044", bool(ids[-1]), expected="an id", actual=repr(tunnel.id))
-        told = wire.from_properties(tunnel.properties)
-        public = {key: told[key] for key in ("hostname", "host", "port") if key in told}
+        answer = wire.from_properties(tunnel.properties)
+        public = {key: answer[key] for key in ("hostname", "host", "port") if key in answer}
         scene.expect("AGENT-046", not public, expected="no hostname, host or port", actual=str(public))
         await reached(scene, tunnel)
     scene.expect("AGENT-044", all(ids) and len(set(ids)) == 3, expected="three different ids", actual=str(ids))
@@ -260,8 +263,8 @@ async def test_a_channel_closes_only_its_own_tunnels(scene: Scene) -> None:
     with scene.judging("AGENT-052"):
         await works(scene, tunnel)
         await works(scene, tunnel)
-    told = left_over(agent, "close_tunnel_rsp")
-    scene.expect("AGENT-052", not told, expected="nothing said about the tunnel", actual=told_of(told))
+    said = left_over(agent, "close_tunnel_rsp")
+    scene.expect("AGENT-052", not said, expected="nothing said about the tunnel", actual=told_of(said))
 
 
 @agent_case("agent-close-03", checks=["AGENT-053", "AGENT-050"], features=["agent.private"])
@@ -283,10 +286,60 @@ async def test_closing_what_the_channel_does_not_have_does_no_harm(scene: Scene)
     scene.expect("AGENT-053", not about, expected="no other tunnel closed", actual=told_of(more))
     scene.allow("AGENT-053", "CloseTunnelRsp with that id" if more else "no answer")
     with scene.judging("AGENT-050"):
-        got = await agent.stream(wire.stream_req(tunnel.id, token=access_of(scene).token, zero_rtt=False))
-        answer = await got.read()
-        refused = answer is None or wire.error_of(answer) is not None
-        scene.expect("AGENT-050", refused, expected="the closed tunnel refused", actual=str(answer))
+        dial = wire.stream_req(tunnel.id, token=access_of(scene).token, zero_rtt=False)
+        answers = await told(await agent.stream(dial))
+        refused = all(wire.error_of(answer) is not None for answer in answers)
+        scene.expect("AGENT-050", refused, expected="the closed tunnel refused", actual=told_of(answers))
+
+
+WHO = {"who": ["client", "dialler"]}
+
+
+@agent_case("agent-close-05", checks=["AGENT-050", "AGENT-068"], features=["agent.private"], over=WHO)
+async def test_a_closed_tunnel_gives_up_who_waits(scene: Scene) -> None:
+    """A client, or a dialler, that waits for the agent when the tunnel is closed is refused, and a claim behind it too.
+
+    A stream is asked for, and the agent closes the tunnel instead of an answer: the connection ends without an octet,
+    and the right claim that follows gets none of what waited.
+    """
+    agent = await channel(scene)
+    tunnel, waits, request = await _waiting(scene, agent)
+    await agent.close_tunnel(tunnel.id)
+    await _given_up(scene, agent, waits, request, "AGENT-050")
+
+
+@agent_case("agent-bye-03", checks=["AGENT-028", "AGENT-068"], features=["agent.private"], over=WHO)
+async def test_a_goodbye_gives_up_who_waits(scene: Scene) -> None:
+    """A client, or a dialler, that waits for the agent when that says goodbye is refused, and a claim behind it too."""
+    agent = await channel(scene)
+    _, waits, request = await _waiting(scene, agent)
+    await agent.close()
+    await _given_up(scene, agent, waits, request, "AGENT-028")
+
+
+async def _waiting(scene: Scene, agent: ScriptedAgent) -> tuple[Tunnel, Caller | RawPeer, pb.ProxyConnReq]:
+    """A client, or a dialler, whose octets wait for the agent."""
+    if scene.variant["who"] == "client":
+        tunnel = await published(scene, agent)
+        caller = Caller(scene, tunnel.endpoint)
+        return tunnel, caller, await next_request(tunnel)
+    tunnel = await unpublished(scene, agent)
+    dialler = await dialled(scene, tunnel)
+    await dialler.send(scene.nonce())
+    return tunnel, dialler, await next_request(tunnel)
+
+
+async def _given_up(
+    scene: Scene, agent: ScriptedAgent, waits: Caller | RawPeer, request: pb.ProxyConnReq, requirement: str
+) -> None:
+    """Who waits is turned away, and the right claim gets none of the octets."""
+    with scene.judging(requirement):
+        got = await waits.turned_away() if isinstance(waits, Caller) else (await waits.receive_until_end())[0]
+    scene.expect(requirement, not got, expected="the end without an octet", actual=repr(got[:64]))
+    claim = wire.proxy_req(request.stream_id, secret=request.secret.value, zero_rtt=True)
+    octets = await octets_until_end((await agent.stream(claim)).link)
+    scene.expect("AGENT-068", not octets, expected="the end without an octet", actual=repr(octets[:64]))
+    scene.allow("AGENT-068", "closed without a frame")
 
 
 # the end of the channel

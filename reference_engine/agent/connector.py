@@ -76,7 +76,8 @@ class Connector:
         line.open = False
         self._lines.pop(line.client_id, None)
         gone = UpstreamUnavailable("agent-gone", "the agent's control channel has ended")
-        for pending in [row for row in self._streams.values() if row.line is line and not row.taken]:
+        rules = self._engine.parts.agent
+        for pending in [row for row in self._streams.values() if row.line is line and rules.gives_up(taken=row.taken)]:
             self._fail(pending, gone)
         for waiter in line.queue:
             if not waiter.done():
@@ -84,7 +85,9 @@ class Connector:
 
     def fail_pending(self, tunnel: Tunnel) -> None:
         """The tunnel was closed on purpose: nobody waits for a stream of it any more."""
-        for pending in [row for row in self._streams.values() if row.tunnel is tunnel and not row.taken]:
+        rules = self._engine.parts.agent
+        own = [row for row in self._streams.values() if row.tunnel is tunnel]
+        for pending in [row for row in own if rules.gives_up(taken=row.taken)]:
             self._fail(pending, UpstreamUnavailable("closed", "the tunnel has been closed"))
 
     def streams_of(self, tunnel: Tunnel) -> list[DataStream]:

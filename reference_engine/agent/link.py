@@ -77,7 +77,7 @@ class AgentLink:
     async def _first_frame(self, stream: ByteStream, frames: FrameReader) -> pb.Message | None:
         """The first whole message; None when it does not come in time, or the peer says nothing at all."""
         try:
-            async with asyncio.timeout(self._engine.settings.first_frame_timeout_ms / 1000):
+            async with asyncio.timeout(self._engine.parts.agent.first_frame_seconds(self._engine.settings)):
                 while (message := frames.next()) is None:
                     data = await stream.read()
                     if not data:

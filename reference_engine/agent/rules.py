@@ -122,6 +122,10 @@ class AgentRules:
 
     # -- first frame and opening (4.1, 4.2) ------------------------------------------------------------------------
 
+    def first_frame_seconds(self, settings: Settings) -> float:
+        """How long a connection may take for its first whole frame (AGENT-016)."""
+        return settings.first_frame_timeout_ms / 1000
+
     def role(self, message: pb.Message) -> str | None:
         """`control`, `proxy` or `dial`; None for a first frame that opens nothing."""
         return ROLES.get(message.WhichOneof("payload") or "")
@@ -246,6 +250,10 @@ class AgentRules:
     def may_ask(self, outstanding: int, limit: int) -> bool:
         """Agents abort the whole channel when too many ProxyConnReq wait for them: stay below the limit."""
         return outstanding < limit
+
+    def gives_up(self, *, taken: bool) -> bool:
+        """Whether a stream is given up when its tunnel or its channel ends: unless a claim has it (AGENT-068)."""
+        return not taken
 
     def claimed(self, stream_id: str, offered: Mapping[str, S]) -> S | None:
         """Which of the offered streams a ProxyReq means (AGENT-058, AGENT-061)."""

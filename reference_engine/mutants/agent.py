@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import re
 from typing import Any
@@ -254,6 +255,30 @@ def _(parts: Parts, reached: Reached) -> None:
 
     _reader(parts, reached, Reader)
     swap(parts.agent, "admit_agent", admits)
+
+
+@mutant("agent-first-deadline-stays", ("AGENT-016",), "leaves the deadline of the first frame over an open channel")
+def _(parts: Parts, reached: Reached) -> None:
+    limits: list[float] = []
+
+    class Reader(_Reader):
+        def __init__(self, reached: Reached) -> None:
+            super().__init__(reached)
+            self._started = asyncio.get_running_loop().time()
+
+        def next(self) -> pb.Message | None:
+            message = super().next()
+            if message is None or asyncio.get_running_loop().time() < self._started + limits[0]:
+                return message
+            self._reached()
+            raise FrameError("too late")
+
+    def seconds(original: Any, settings: Any) -> float:
+        limits.append(original(settings))
+        return limits[0]
+
+    _reader(parts, reached, Reader)
+    swap(parts.agent, "first_frame_seconds", seconds)
 
 
 # -- opening a channel ----------------------------------------------------------------------------------------------

@@ -303,6 +303,16 @@ def _(parts: Parts, reached: Reached) -> None:
     swap(parts.agent, "lets_finish", broken)
 
 
+@mutant("agent-close-keeps-waiting", ("AGENT-050", "AGENT-028", "AGENT-068"), "lets clients of a closed tunnel wait")
+def _(parts: Parts, reached: Reached) -> None:
+    def broken(original: Any, *, taken: bool) -> bool:
+        if original(taken=taken):
+            reached()
+        return False
+
+    swap(parts.agent, "gives_up", broken)
+
+
 @mutant("agent-goodbye-unanswered", ("AGENT-027",), "closes without an answer to a goodbye")
 def _(parts: Parts, reached: Reached) -> None:
     def broken(original: Any, message: pb.Message) -> bytes:
