@@ -108,7 +108,7 @@ def _(parts: Parts, reached: Reached) -> None:
     swap(parts.tunnel, "private_has_no_public_name", broken)
 
 
-@mutant("agent-live-late", ("AGENT-049",), "remembers for the whole day that nobody had a host name")
+@mutant("agent-remembers-nobody", ("AGENT-049",), "goes on refusing a host name that nobody had once")
 def _(parts: Parts, reached: Reached) -> None:
     missed: set[str] = set()
 
@@ -124,7 +124,7 @@ def _(parts: Parts, reached: Reached) -> None:
     swap(parts.edge, "route", broken)
 
 
-@mutant("agent-refusal-leaves-channel-deaf", ("AGENT-047",), "refuses every tunnel of a channel behind a refused one")
+@mutant("agent-refusal-hits-the-next", ("AGENT-047",), "refuses the good tunnel behind a bad one")
 def _(parts: Parts, reached: Reached) -> None:
     refused: list[Refusal] = []
 
