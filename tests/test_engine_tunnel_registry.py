@@ -43,6 +43,7 @@ def test_names_are_held_while_live_and_leased_and_free_afterwards() -> None:
     assert not one.open
     assert registry.by_hostname("h.t.e") is one
     assert registry.by_name("n", "p") is one
+    assert registry.name_is_held("n", "p")
     assert registry.by_name("n", "q") is None
     registry.remove(one)
     assert registry.by_hostname("h.t.e") is None

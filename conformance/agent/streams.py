@@ -363,7 +363,11 @@ async def test_a_claim_after_the_timeout_is_refused(scene: Scene) -> None:
 
 @agent_case("agent-claim-04", checks=["AGENT-068"], features=["agent.private"])
 async def test_a_claim_behind_a_dialler_that_left_gets_nobody_else(scene: Scene) -> None:
-    """A ProxyReq for a stream whose dialler has gone joins nobody, whoever waits beside it."""
+    """A ProxyReq for a stream whose dialler has gone joins nobody, whoever waits beside it.
+
+    A dialler resets its connection while the agent is asked for, and another one comes: the claim of the first one's
+    stream gets no octet of the second one's, who is served on its own.
+    """
     agent = await channel(scene)
     tunnel = await unpublished(scene, agent)
     probe = await unpublished(scene, agent)
@@ -465,12 +469,14 @@ async def test_no_more_requests_are_outstanding_than_the_cap(scene: Scene) -> No
     """No more ProxyConnReq are outstanding on a channel than the cap; an answered or abandoned one makes room.
 
     With a cap of four, eight diallers come and the agent answers none: at most four requests are there, the others
-    wait or are refused. Then the agent refuses two and claims one, and a dialler goes away: those that wait, or new
-    ones, are asked for, never above the cap.
+    wait or are refused. Then the agent refuses two and claims one: those that wait, or new ones, are asked for, never
+    above the cap. At last the first four diallers go away, one of which was still waiting: one more is asked for.
     """
     agent, beside = await channel(scene), await channel(scene)
     tunnel, probe = await unpublished(scene, agent), await unpublished(scene, beside)
-    diallers = [await dialled(scene, tunnel) for _ in range(2 * CAP)]
+    first = [await dialled(scene, tunnel) for _ in range(CAP)]
+    await _outstanding(scene, agent, probe)
+    diallers = [await dialled(scene, tunnel) for _ in range(CAP)]
     seen = await _outstanding(scene, agent, probe)
     scene.expect("AGENT-072", 0 < len(seen) <= CAP, expected=f"1 to {CAP} requests", actual=str(len(seen)))
     for request in seen[:2]:
@@ -490,6 +496,15 @@ async def test_no_more_requests_are_outstanding_than_the_cap(scene: Scene) -> No
         later = await _outstanding(scene, agent, probe)
     scene.expect(
         "AGENT-072", len(later) > len(seen), expected="answers to make room for the next", actual="no further request"
+    )
+    for dialler in first:
+        dialler.abort()
+    if not waits:
+        await settle(scene, probe)
+        diallers.append(await dialled(scene, tunnel))
+    last = await _outstanding(scene, agent, probe)
+    scene.expect(
+        "AGENT-072", len(last) > len(later), expected="a dialler that left to make room", actual="no further request"
     )
     scene.allow("AGENT-072", "further clients wait" if waits else "further clients refused")
     await claimed.close()

@@ -229,5 +229,5 @@ class Channel:
         hostname, name = properties.hostname, properties.name
         holder = registry.by_hostname(hostname) if hostname is not None else None
         return rules.hostname_is_free(properties, holder, self._client.id) or rules.name_is_free(
-            name is not None and registry.by_name(name, self._client.project) is not None
+            name is not None and registry.name_is_held(name, self._client.project)
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from reference_engine.relay.stream import ByteStream
 
@@ -83,3 +84,33 @@ class DataStream(ByteStream):
         on_end, self._on_end = self._on_end, None
         if on_end is not None:
             on_end()
+
+
+async def while_there(opening: Coroutine[Any, Any, ByteStream], peer: DataStream) -> ByteStream:
+    """The stream that `opening` gives, unless `peer`, who waits for it, goes away: nobody is kept busy for somebody who
+    has left (AGENT-072).
+
+    Raises what `opening` raises, and StreamReset when the peer is gone.
+    """
+    task = asyncio.create_task(opening)
+    watching = asyncio.create_task(peer.fill())
+    try:
+        await asyncio.wait({task, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if watching.done():
+            # Raises StreamReset when the peer is gone.
+            watching.result()
+        # Shielded: a stream that has just come must not get lost with whoever waited for it.
+        return await asyncio.shield(task)
+    except BaseException:
+        await _cancel(task)
+        if not task.cancelled() and task.exception() is None:
+            task.result().abort("nobody waits for the stream")
+        raise
+    finally:
+        await _cancel(watching)
+
+
+async def _cancel(task: asyncio.Task[Any]) -> None:
+    """Cancel and wait; what the task raises was of interest to nobody else."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

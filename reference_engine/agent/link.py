@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fixtures.agent import edgecase_agent_pb2 as pb
 from reference_engine.agent.channel import Channel
 from reference_engine.agent.closing import Closing
 from reference_engine.agent.connector import UpstreamUnavailable
 from reference_engine.agent.control import error
-from reference_engine.agent.data import DataStream
+from reference_engine.agent.data import DataStream, while_there
 from reference_engine.agent.framing import FrameError, FrameReader
 from reference_engine.agent.rules import Grant, Liveness, Presented
 from reference_engine.relay.stream import Address, ByteStream, StreamReset
@@ -191,24 +191,10 @@ class AgentLink:
 
     async def _upstream(self, tunnel: Tunnel, dialer: DataStream) -> ByteStream | Refusal:
         """The agent leg, while watching whether the dialer is still there."""
-        opening = asyncio.create_task(self._open(tunnel, dialer.peer))
-        watching = asyncio.create_task(dialer.fill())
         try:
-            await asyncio.wait({opening, watching}, return_when=asyncio.FIRST_COMPLETED)
-            if watching.done():
-                # Raises StreamReset when the dialer is gone.
-                watching.result()
-            # Shielded: a stream that has just come must not get lost with whoever waited for it.
-            return await asyncio.shield(opening)
+            return await while_there(self._open(tunnel, dialer.peer), dialer)
         except UpstreamUnavailable as problem:
             return self._engine.parts.agent.upstream_refusal(problem.kind, problem.message)
-        except BaseException:
-            await _cancel(opening)
-            if not opening.cancelled() and opening.exception() is None:
-                opening.result().abort("the dialer is gone")
-            raise
-        finally:
-            await _cancel(watching)
 
     async def _open(self, tunnel: Tunnel, source: Address | None) -> ByteStream:
         """The agent's stream, with TLS on it where the tunnel asks for upstream TLS."""
@@ -252,12 +238,6 @@ def _info(details: pb.ClientDetails) -> ClientInfo:
 
 def _zero_rtt(request: pb.ProxyReq | pb.StreamReq) -> bool | None:
     return request.zero_rtt.value if request.HasField("zero_rtt") else None
-
-
-async def _cancel(task: asyncio.Task[Any]) -> None:
-    """Cancel and wait; what the task raises was of interest to nobody else."""
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _close(stream: ByteStream) -> None:

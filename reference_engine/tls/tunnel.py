@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from reference_engine.agent.connector import UpstreamUnavailable
+from reference_engine.agent.data import DataStream, while_there
 from reference_engine.relay.pump import Relay, Relayed
 from reference_engine.relay.stream import ByteStream
 from reference_engine.tls.stream import TlsStream
@@ -72,7 +73,8 @@ class TlsTunnels:
         """Relay the plaintext of `stream` until both directions have ended."""
         engine = self._engine
         with Session(tunnel, stream) as session:
-            upstream = await self._open(session, stream, tunnel)
+            client = DataStream(stream, b"")
+            upstream = await self._open(session, client, tunnel)
             if upstream is None:
                 return
             upstream_version = None
@@ -84,7 +86,7 @@ class TlsTunnels:
             rules = engine.parts.tls
             done = await session.relay(
                 engine.parts.relay,
-                stream,
+                client,
                 upstream,
                 a_half_open=rules.keeps_half_open(stream.version),
                 b_half_open=upstream_version is None or rules.keeps_half_open(upstream_version),
@@ -94,19 +96,20 @@ class TlsTunnels:
     async def serve_passthrough(self, stream: ByteStream, tunnel: Tunnel) -> None:
         """Relay `stream`, the ClientHello that was looked at included, octet for octet (TLS-010, RFC 8446 9.3)."""
         with Session(tunnel, stream) as session:
-            upstream = await self._open(session, stream, tunnel)
+            client = DataStream(stream, b"")
+            upstream = await self._open(session, client, tunnel)
             if upstream is not None:
-                self._log_end(tunnel, await session.relay(self._engine.parts.relay, stream, upstream))
+                self._log_end(tunnel, await session.relay(self._engine.parts.relay, client, upstream))
 
     def _log_end(self, tunnel: Tunnel, done: Relayed) -> None:
         self._engine.log.debug(
             "session over tunnel=%s received=%d sent=%d reset=%r", tunnel.id, done.a_to_b, done.b_to_a, done.reset
         )
 
-    async def _open(self, session: Session, stream: ByteStream, tunnel: Tunnel) -> ByteStream | None:
+    async def _open(self, session: Session, stream: DataStream, tunnel: Tunnel) -> ByteStream | None:
         """A stream to the agent; without one the client's connection ends, and carries nothing (TLS-023)."""
         try:
-            upstream = await self._engine.connector.open(tunnel, stream.peer)
+            upstream = await while_there(self._engine.connector.open(tunnel, stream.peer), stream)
         except UpstreamUnavailable as problem:
             self._engine.log.info("no upstream tunnel=%s kind=%s", tunnel.id, problem.kind)
             await stream.close()

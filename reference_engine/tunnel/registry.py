@@ -49,6 +49,10 @@ class Registry:
         """The live or leased tunnel of the project with this name."""
         return self._names.get((project, name))
 
+    def name_is_held(self, name: str, project: str) -> bool:
+        """Whether a live or leased tunnel of the project has this name."""
+        return self.by_name(name, project) is not None
+
     def tunnels(self) -> tuple[Tunnel, ...]:
         """All live and leased tunnels, oldest first."""
         return tuple(self._tunnels.values())
