@@ -202,6 +202,32 @@ def _(parts: Parts, reached: Reached) -> None:
     _answers(parts, reached, lambda zero_rtt, refused: False if zero_rtt is None else None)
 
 
+@mutant("agent-answers-early-octets", ("AGENT-062", "AGENT-063"), "answers a claim behind which octets came already")
+def _(parts: Parts, reached: Reached) -> None:
+    early: list[bool] = []
+
+    class Reader(FrameReader):
+        def next(self) -> pb.Message | None:
+            message = super().next()
+            if message is not None and message.WhichOneof("payload") == "proxy_req":
+                early[:] = [bool(self._buffer)]
+            return message
+
+    def broken(_: Any) -> FrameReader:
+        return Reader()
+
+    def answers(original: Any, zero_rtt: bool | None, *, refused: bool) -> bool:
+        # Between the frame and its answer no other connection gets a turn.
+        if refused or not zero_rtt or early != [True]:
+            return original(zero_rtt, refused=refused)  # type: ignore[no-any-return]
+        reached()
+        early.clear()
+        return True
+
+    swap(parts.agent, "reader", broken)
+    swap(parts.agent, "answers_first_frame", answers)
+
+
 @mutant("agent-early-octets-lost", ("AGENT-063", "AGENT-080", "EDGE-029"), "loses octets behind a first frame")
 def _(parts: Parts, reached: Reached) -> None:
     class Reader(FrameReader):
