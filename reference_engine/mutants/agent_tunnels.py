@@ -272,17 +272,6 @@ def _(parts: Parts, reached: Reached) -> None:
     swap(parts.agent, "withdraws", broken)
 
 
-@mutant("agent-close-keeps-sessions", ("EDGE-027",), "leaves the public sessions of a closed tunnel alone")
-def _(parts: Parts, reached: Reached) -> None:
-    def broken(original: Any, cause: str) -> bool:
-        if cause != "closed":
-            return original(cause)  # type: ignore[no-any-return]
-        reached()
-        return False
-
-    swap(parts.agent, "ends_sessions", broken)
-
-
 @mutant("agent-close-anybodys", ("AGENT-052",), "lets any channel close any tunnel")
 def _(parts: Parts, reached: Reached) -> None:
     def broken(original: Any, tunnel_id: str, own: Mapping[str, Tunnel]) -> bool:
@@ -334,16 +323,6 @@ def _(parts: Parts, reached: Reached) -> None:
         return wrong
 
     swap(parts.agent, "encode", broken)
-
-
-@mutant("agent-loss-ends-sessions", ("EDGE-026",), "ends public sessions with a lost channel")
-def _(parts: Parts, reached: Reached) -> None:
-    def broken(original: Any, cause: str) -> bool:
-        if not original(cause):
-            reached()
-        return True
-
-    swap(parts.agent, "ends_sessions", broken)
 
 
 @mutant("agent-lease-for-ever", ("AGENT-028",), "never ends the lease of a lost channel")
