@@ -12,21 +12,24 @@ import signal
 import ssl
 import subprocess
 import sys
+import tomllib
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import hashes
 
 from harness.engine.agent_driver import AgentDriver, property_in, split_address
 from harness.engine.driver import Refused
-from harness.engine.launch import LaunchDriver, arguments_for, parse_tokens, toml_tokens
+from harness.engine.launch import LaunchDriver, arguments_for, parse_tokens, toml_certificates, toml_tokens
 from harness.engine.process import LINE_LIMIT, TAIL_LINES, EngineProcess, LogTail
 from harness.errors import NotSupported, SetupFailed
 from harness.evidence.transcript import AGENT, Transcript
 from harness.link.agent import connect_agent
 from harness.model.profile import Profile
 from harness.model.spec import Settings, TunnelSpec, http, private, tls
+from harness.peer.tls_pki import agent_identity
 from harness.worker import LoopThread
 from tests.agent_support import DOMAIN, MiniEngine, make_certificate
 
@@ -274,8 +277,15 @@ class TestWords:
             arguments_for(table, "c.d", 1)
 
     def test_tokens(self) -> None:
-        assert parse_tokens("a@p, b ,") == [("a", "p"), ("b", "")]
+        assert parse_tokens("a@p, b ,c:x.y+z") == [("a", "p", ()), ("b", "", ()), ("c", "", ("x.y", "z"))]
         assert toml_tokens('q"') == '[{token = "q\\""}]'
+        assert toml_tokens("a@p:x.y+z") == '[{token = "a", project = "p", permissions = ["x.y", "z"]}]'
+
+    def test_certificates(self) -> None:
+        [row] = tomllib.loads(f"rows = {toml_certificates('one@p')}")["rows"]
+        fingerprint = agent_identity("one").chain[0].fingerprint(hashes.SHA256()).hex()
+        assert row == {"fingerprint": fingerprint, "project": "p"}
+        assert fingerprint not in toml_certificates("two")
 
 
 class TestLaunch:

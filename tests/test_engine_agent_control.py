@@ -23,15 +23,22 @@ class Desk:
         self.closed: list[str] = []
         self.refused: list[tuple[str, int, str]] = []
         self.count = 0
+        self.tunnels: dict[str, Tunnel] = {}
 
     def open_tunnel(self, wanted: TunnelProperties) -> Tunnel | Refusal:
         if (wanted.name or "").startswith("no"):
             return Refusal(2000, "name", "name: no")
         self.count += 1
-        return Tunnel(f"t{self.count}", TunnelProperties(id=f"t{self.count}", name=wanted.name), "c", "p")
+        tunnel = Tunnel(f"t{self.count}", TunnelProperties(id=f"t{self.count}", name=wanted.name), "c", "p")
+        self.tunnels[tunnel.id] = tunnel
+        return tunnel
+
+    def find_tunnel(self, tunnel_id: str) -> Tunnel | None:
+        return self.tunnels.get(tunnel_id)
 
     def close_tunnel(self, tunnel: Tunnel) -> None:
         self.closed.append(tunnel.id)
+        del self.tunnels[tunnel.id]
 
     def stream_refused(self, stream_id: str, code: int, message: str) -> None:
         self.refused.append((stream_id, code, message))

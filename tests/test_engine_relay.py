@@ -127,6 +127,24 @@ def test_cancelling_aborts_both() -> None:
     run(play())
 
 
+def test_a_relay_that_is_over_ends_behind_what_was_handed_on() -> None:
+    async def play() -> None:
+        client, a = Pipe.pair()
+        far, b = Pipe.pair()
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        relay = asyncio.create_task(Relay().run(a, b, over=over))
+        await far.write(b"last words")
+        for _ in range(10):
+            await asyncio.sleep(0)
+        over.set_result(None)
+        done = await relay
+        assert (done.b_to_a, done.reset) == (10, None)
+        assert await client.read() == b"last words"
+        assert a.log == b.log == ["close"]
+
+    run(play())
+
+
 def test_tcp_keeps_half_close_and_order() -> None:
     async def play() -> None:
         async with upstream(echo) as address:

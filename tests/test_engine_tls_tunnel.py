@@ -21,12 +21,14 @@ from reference_engine.tls.endpoint import ServerCertificate, ServerTls, TlsEndpo
 from reference_engine.tls.rules import TlsRules
 from reference_engine.tls.stream import TlsStream
 from reference_engine.tls.upstream import load_store, verify_chain
+from reference_engine.tunnel.model import Tunnel
 from tests.engine_tls_support import (
     DEADLINE,
     DOMAIN,
     Client,
     Edge,
     Handler,
+    TcpConnector,
     client_hello,
     echo,
     run,
@@ -285,6 +287,43 @@ def test_an_abrupt_end_of_the_upstream_is_not_dressed_up(tmp_path: Path, how: st
     run(play())
 
 
+@pytest.mark.parametrize("mode", ["terminated", "passthrough"])
+def test_nobody_is_asked_for_a_client_that_has_left(tmp_path: Path, mode: str) -> None:
+    class Waits(TcpConnector):
+        """Never has a stream; knows who still waits for one."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.asked = asyncio.Event()
+            self.given_up = asyncio.Event()
+
+        async def open(self, tunnel: Tunnel, source: Address | None) -> ByteStream:
+            self.asked.set()
+            try:
+                return await asyncio.Future[ByteStream]()
+            finally:
+                self.given_up.set()
+
+    async def play() -> None:
+        async with edge_for(tmp_path, tls_mode=mode) as edge:
+            connector = Waits()
+            edge.connector = connector
+
+            def script(client: Client) -> None:
+                if mode == "terminated":
+                    client.handshake().send(b"early")
+                else:
+                    client.sock.sendall(client_hello(f"a.t.{DOMAIN}"))
+                asyncio.run_coroutine_threadsafe(connector.asked.wait(), loop).result()
+                client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
+            loop = asyncio.get_running_loop()
+            await edge.script(script)
+            await connector.given_up.wait()
+
+    run(play())
+
+
 @pytest.mark.parametrize("how", ["fin", "rst"])
 def test_an_abrupt_end_of_the_client_is_not_dressed_up(tmp_path: Path, how: str) -> None:
     async def play() -> None:
@@ -292,6 +331,7 @@ def test_an_abrupt_end_of_the_client_is_not_dressed_up(tmp_path: Path, how: str)
 
         async def handler(stream: TcpStream) -> None:
             try:
+                await stream.write(b"here")
                 await everything(stream)
                 seen.set_result("clean")
             except StreamReset:
@@ -299,6 +339,7 @@ def test_an_abrupt_end_of_the_client_is_not_dressed_up(tmp_path: Path, how: str)
 
         def script(client: Client) -> None:
             client.handshake().send(b"half")
+            assert client.receive(4) == b"here"
             if how == "fin":
                 client.sock.shutdown(socket.SHUT_WR)
                 client.transport_ending()
@@ -346,7 +387,8 @@ def test_closing_the_tunnel_ends_its_sessions(tmp_path: Path) -> None:
                     end("tunnel closed")
                 await asyncio.to_thread(client.receive_all)
                 client.sock.close()
-                assert client.ending == "rst"
+                # Behind its octets, and not as an end that the upstream announced.
+                assert client.ending == "fin"
                 await edge.public.stop(5)
                 assert mine.sessions == set()
 
@@ -607,6 +649,7 @@ def test_passthrough_keeps_a_reset_a_reset(tmp_path: Path, who: str) -> None:
                 stream.abort("on purpose")
                 return
             try:
+                await stream.write(b"here")
                 await everything(stream)
                 seen.set_result("clean")
             except StreamReset:
@@ -616,6 +659,7 @@ def test_passthrough_keeps_a_reset_a_reset(tmp_path: Path, who: str) -> None:
             client.sock.sendall(client_hello(NAME))
             if who == "upstream":
                 return client.transport_ending()
+            assert client.sock.recv(4) == b"here"
             client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             return ""
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 
+from reference_engine.agent.rules import AgentRules
 from reference_engine.tunnel.model import Client, ClientInfo, Sessions, Tunnel, TunnelProperties
 from reference_engine.tunnel.registry import Change, Registry, end_sessions
+
+RULES = AgentRules()
 
 
 def tunnel(identity: str, *, project: str = "p", name: str | None = None, hostname: str | None = None) -> Tunnel:
@@ -19,14 +22,14 @@ def test_ids_come_before_names_and_stay_in_their_project() -> None:
     foreign = tunnel("four", project="q", name="five")
     for one in (first, second, foreign):
         registry.add(one)
-    assert registry.by_id_or_name("two", "p") is second
-    assert registry.by_id_or_name("three", "p") is second
-    assert registry.by_id_or_name("four", "p") is None
-    assert registry.by_id_or_name("five", "p") is None
-    assert registry.by_id_or_name("five", "q") is foreign
+    assert RULES.meant("two", "p", registry) is second
+    assert RULES.meant("three", "p", registry) is second
+    assert RULES.meant("four", "p", registry) is None
+    assert RULES.meant("five", "p", registry) is None
+    assert RULES.meant("five", "q", registry) is foreign
     # Another project's id does not hide a name of one's own.
     registry.add(tunnel("six", project="p", name="four"))
-    found = registry.by_id_or_name("four", "p")
+    found = RULES.meant("four", "p", registry)
     assert found is not None
     assert found.id == "six"
 
@@ -39,11 +42,12 @@ def test_names_are_held_while_live_and_leased_and_free_afterwards() -> None:
     registry.lease(one)
     assert not one.open
     assert registry.by_hostname("h.t.e") is one
+    assert registry.by_name("n", "p") is one
     assert registry.name_is_held("n", "p")
-    assert not registry.name_is_held("n", "q")
+    assert registry.by_name("n", "q") is None
     registry.remove(one)
     assert registry.by_hostname("h.t.e") is None
-    assert not registry.name_is_held("n", "p")
+    assert registry.by_name("n", "p") is None
     assert registry.by_id("one") is None
 
 

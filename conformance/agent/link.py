@@ -129,7 +129,7 @@ async def test_the_largest_frame_is_read(scene: Scene) -> None:
     """A frame of exactly 65535 octets is read.
 
     An OpenTunnelReq is padded with labels, then one with a field that nobody knows, to 65535 octets: both are
-    answered, and the channel lives.
+    answered, and the channel lives. The answer to another one has more than 255 octets, and its length says so.
     """
     agent = await channel(scene)
     message = wire.open_tunnel("big", wire.to_properties(private(name=named(scene))))
@@ -145,6 +145,9 @@ async def test_the_largest_frame_is_read(scene: Scene) -> None:
     await agent.send_message(padded, pad_to=wire.MAX_FRAME)
     await agent.expect("open_tunnel_rsp")
     await lives(scene, agent, "AGENT-004")
+    with scene.judging("AGENT-003"):
+        labels_told = (("a", "v" * 60), ("b", "v" * 60), ("c", "v" * 60), ("d", "v" * 60), ("e", "v" * 60))
+        accepted(await ask(agent, wire.to_properties(private(name=named(scene), labels=labels_told))))
     scene.expect("AGENT-003", True, expected="whole frames from the engine", actual="each parsed as one message")
 
 

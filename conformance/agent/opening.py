@@ -45,7 +45,7 @@ WRONG_FIRST: dict[str, Callable[[str], pb.Message]] = {
     "answer": lambda _: pb.Message(open_control_channel_rsp=pb.OpenControlChannelRsp()),
     "empty": lambda _: pb.Message(),
 }
-FIRST_FRAME_MS = 300
+FIRST_FRAME_MS = 1000
 WRONG = "nobody-configured-this"
 
 
@@ -76,13 +76,13 @@ async def test_any_other_first_frame_ends_the_connection(scene: Scene) -> None:
 async def test_there_is_a_deadline_for_the_first_frame(scene: Scene) -> None:
     """A connection whose first frame does not come in time is closed, also where it trickles.
 
-    With a short first-frame timeout one connection says nothing and another one an octet after each round trip on a
-    third: the engine closes both soon after the deadline, and the third one lives.
+    With a first-frame timeout of a second one connection says nothing and another one an octet after each round trip
+    on a third: the engine closes both soon after the deadline, and the third one lives.
     """
     beside = await channel(scene)
     loop = asyncio.get_running_loop()
-    silent, trickling = await knock(scene), await knock(scene, (60_000).to_bytes(4, "big"))
     start = loop.time()
+    silent, trickling = await knock(scene), await knock(scene, (60_000).to_bytes(4, "big"))
     watched = {"silent": watch(scene, silent.link), "trickling": watch(scene, trickling.link)}
     ends: dict[str, float] = {}
     while len(ends) < 2 and loop.time() < start + 5 * FIRST_FRAME_MS / 1000:
@@ -99,7 +99,7 @@ async def test_there_is_a_deadline_for_the_first_frame(scene: Scene) -> None:
             continue
         scene.expect(
             "AGENT-016",
-            after > 0.5 * FIRST_FRAME_MS / 1000,
+            after > 0.8 * FIRST_FRAME_MS / 1000,
             expected=f"the {name} connection to end at the deadline of {FIRST_FRAME_MS} ms",
             actual=f"after {after * 1000:.0f} ms",
             branch="closed at the deadline",

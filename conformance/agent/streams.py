@@ -42,7 +42,7 @@ UNKNOWN = "00112233445566778899aabb"
 UNKNOWN_IDS = ("unknown", "empty", "tunnel")
 ENDED = "closed without a frame"
 ERROR = "error, then closed"
-CONNECT_MS = 400
+CONNECT_MS = 1000
 CAP = 4
 
 
@@ -328,8 +328,8 @@ async def _ping(scene: Scene, client: TlsPeer, upstream: RawPeer) -> None:
 async def test_a_claim_after_the_timeout_is_refused(scene: Scene) -> None:
     """An agent that does not come in time loses the stream: the client ends, and a later ProxyReq is refused.
 
-    With a connect timeout of some hundred milliseconds nobody claims: the client, or a dialler, ends after that time
-    and not much before. The claim that follows is refused, also while another client waits.
+    With a connect timeout of a second nobody claims: the client, or a dialler, ends after that time and not much
+    before. The claim that follows is refused while another client waits, who is served then.
     """
     zero_rtt = scene.variant["zero_rtt"] == "true"
     agent = await channel(scene)
@@ -354,15 +354,20 @@ async def test_a_claim_after_the_timeout_is_refused(scene: Scene) -> None:
         branch="client ended after the timeout",
     )
     waiting = Caller(scene, tunnel.endpoint)
+    asked = await next_request(tunnel)
     late = await claim(tunnel, request.stream_id, request.secret.value, zero_rtt=zero_rtt)
     await judge_failed_claim(scene, late, ("AGENT-068",), zero_rtt=zero_rtt)
     with scene.judging("AGENT-068"):
-        await waiting.joined(await serve(scene, tunnel, await next_request(tunnel)))
+        await waiting.joined(await serve(scene, tunnel, asked))
 
 
 @agent_case("agent-claim-04", checks=["AGENT-068"], features=["agent.private"])
 async def test_a_claim_behind_a_dialler_that_left_gets_nobody_else(scene: Scene) -> None:
-    """A ProxyReq for a stream whose dialler has gone joins nobody, whoever waits beside it."""
+    """A ProxyReq for a stream whose dialler has gone joins nobody, whoever waits beside it.
+
+    A dialler resets its connection while the agent is asked for, and another one comes: the claim of the first one's
+    stream gets no octet of the second one's, who is served on its own.
+    """
     agent = await channel(scene)
     tunnel = await unpublished(scene, agent)
     probe = await unpublished(scene, agent)
@@ -464,12 +469,14 @@ async def test_no_more_requests_are_outstanding_than_the_cap(scene: Scene) -> No
     """No more ProxyConnReq are outstanding on a channel than the cap; an answered or abandoned one makes room.
 
     With a cap of four, eight diallers come and the agent answers none: at most four requests are there, the others
-    wait or are refused. Then the agent refuses two and claims one, and a dialler goes away: those that wait, or new
-    ones, are asked for, never above the cap.
+    wait or are refused. Then the agent refuses two and claims one: those that wait, or new ones, are asked for, never
+    above the cap. At last the first four diallers go away, one of which was still waiting: one more is asked for.
     """
     agent, beside = await channel(scene), await channel(scene)
     tunnel, probe = await unpublished(scene, agent), await unpublished(scene, beside)
-    diallers = [await dialled(scene, tunnel) for _ in range(2 * CAP)]
+    first = [await dialled(scene, tunnel) for _ in range(CAP)]
+    await _outstanding(scene, agent, probe)
+    diallers = [await dialled(scene, tunnel) for _ in range(CAP)]
     seen = await _outstanding(scene, agent, probe)
     scene.expect("AGENT-072", 0 < len(seen) <= CAP, expected=f"1 to {CAP} requests", actual=str(len(seen)))
     for request in seen[:2]:
@@ -489,6 +496,15 @@ async def test_no_more_requests_are_outstanding_than_the_cap(scene: Scene) -> No
         later = await _outstanding(scene, agent, probe)
     scene.expect(
         "AGENT-072", len(later) > len(seen), expected="answers to make room for the next", actual="no further request"
+    )
+    for dialler in first:
+        dialler.abort()
+    if not waits:
+        await settle(scene, probe)
+        diallers.append(await dialled(scene, tunnel))
+    last = await _outstanding(scene, agent, probe)
+    scene.expect(
+        "AGENT-072", len(last) > len(later), expected="a dialler that left to make room", actual="no further request"
     )
     scene.allow("AGENT-072", "further clients wait" if waits else "further clients refused")
     await claimed.close()

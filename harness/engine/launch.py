@@ -11,7 +11,9 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from cryptography.hazmat.primitives import hashes
 
 from harness.engine.agent_driver import ProtocolDriver, split_address
 from harness.engine.process import EngineProcess
@@ -19,7 +21,8 @@ from harness.errors import DeadlineExpired, NotSupported, SetupFailed
 from harness.link.agent import EngineAccess
 from harness.model.profile import Profile
 from harness.model.spec import Settings, SettingValue
-from harness.peer.tls_pki import EDGE_ROOT, authority
+from harness.peer.tls_pki import EDGE_ROOT, agent_identity, authority
+from harness.wire.tls.crypto import Identity
 
 START_TIMEOUT_MS = 20_000
 STOP_SECONDS = 10.0
@@ -28,11 +31,11 @@ FIRST_LISTEN = "127.0.0.1:0"
 
 class LaunchDriver(ProtocolDriver):
     """One engine process. Keys of the profile's driver table: `command` (`{python}` is this interpreter), `settings`
-    (per setting the arguments that say it, with `{value}`, or `{tokens}` for a TOML list of tokens), `settings_off`
-    (the arguments for `false`), `listen` (arguments for the public listener: any free port at first, the same one after
-    a restart), `start_timeout_ms`, `project`. With the setting `certificate.reload` or `certificate.key` the engine's
-    certificate for the setting `domain` lies in `{folder}`: `chain.pem`, `key.pem`, `ca.pem`, and `combined.pem` (chain
-    and key)."""
+    (per setting the arguments that say it, with `{value}`, or `{tokens}` and `{certificates}` for a TOML list of tokens
+    and of the fingerprints of `agent_identity`), `settings_off` (the arguments for `false`), `listen` (arguments for
+    the public listener: any free port at first, the same one after a restart), `start_timeout_ms`, `project`. With the
+    setting `certificate.reload` or `certificate.key` the engine's certificate for the setting `domain` lies in
+    `{folder}`: `chain.pem`, `key.pem`, `ca.pem`, and `combined.pem` (chain and key)."""
 
     def __init__(self, profile: Profile) -> None:
         super().__init__(profile)
@@ -73,7 +76,7 @@ class LaunchDriver(ProtocolDriver):
     async def _start(self, listen: str) -> None:
         command = self._command(listen)
         tokens = parse_tokens(str(self._settings.get("auth.tokens", "")))
-        self._process = EngineProcess(command, secrets=[token for token, _ in tokens])
+        self._process = EngineProcess(command, secrets=[token.word for token in tokens])
         await self._process.start()
         try:
             self._take_ready(await self._ready_line(self._process), tokens)
@@ -99,7 +102,7 @@ class LaunchDriver(ProtocolDriver):
         except DeadlineExpired as error:
             raise SetupFailed(f"engine: no ready line within {seconds:g} s{process.last_words()}") from error
 
-    def _take_ready(self, line: bytes, tokens: Sequence[tuple[str, str]]) -> None:
+    def _take_ready(self, line: bytes, tokens: Sequence[Credential]) -> None:
         try:
             ready = json.loads(line)
             self.addresses = {
@@ -117,10 +120,10 @@ class LaunchDriver(ProtocolDriver):
             raise SetupFailed("engine: its ready line names no https listener")
         self.ready = ready
         own = next(iter(tokens), None)
-        named = own[1] if own and own[1] else self._settings.get("project.name")
+        named = own.project if own and own.project else self._settings.get("project.name")
         self.project = str(named or self.profile.driver.get("project", "default"))
         self.access = EngineAccess(
-            address, port, server_name=self.domain, ca_file=ready.get("ca_file"), token=own[0] if own else None
+            address, port, server_name=self.domain, ca_file=ready.get("ca_file"), token=own.word if own else None
         )
 
     async def stop(self) -> None:
@@ -156,19 +159,49 @@ def arguments_for(table: Any, key: str, value: SettingValue) -> list[str]:
         return [str(word) for word in off.get(key, ())]
     text = "true" if value is True else str(value)
     words = [str(word).replace("{value}", text) for word in settings.get(key, ())]
-    return [word.replace("{tokens}", toml_tokens(text)) for word in words]
+    words = [word.replace("{tokens}", toml_tokens(text)) for word in words]
+    return [word.replace("{certificates}", toml_certificates(text)) for word in words]
 
 
-def parse_tokens(text: str) -> list[tuple[str, str]]:
-    """Token and project (or `""`) of each part of `token[@project],..`."""
-    parts = [part.strip() for part in text.split(",")]
-    return [(token, project) for token, _, project in (part.partition("@") for part in parts) if token]
+class Credential(NamedTuple):
+    """A token, or the name of a certificate, with its project and permissions; without any it has them all."""
+
+    word: str
+    project: str = ""
+    permissions: tuple[str, ...] = ()
+
+
+def parse_tokens(text: str) -> list[Credential]:
+    """Each part of `word[@project][:permission[+permission..]],..`."""
+    found = []
+    for part in text.split(","):
+        named, _, permissions = part.strip().partition(":")
+        word, _, project = named.partition("@")
+        if word:
+            found.append(Credential(word, project, tuple(permissions.split("+")) if permissions else ()))
+    return found
 
 
 def toml_tokens(text: str) -> str:
     """The tokens as a TOML list of tables."""
+    return _toml_rows("token", parse_tokens(text))
+
+
+def toml_certificates(text: str) -> str:
+    """The SHA-256 fingerprints of the certificates with these names, as a TOML list of tables."""
+    named = parse_tokens(text)
+    return _toml_rows("fingerprint", [item._replace(word=_fingerprint(agent_identity(item.word))) for item in named])
+
+
+def _fingerprint(identity: Identity) -> str:
+    return identity.chain[0].fingerprint(hashes.SHA256()).hex()
+
+
+def _toml_rows(key: str, items: Sequence[Credential]) -> str:
     rows = []
-    for token, project in parse_tokens(text):
-        named = f", project = {json.dumps(project)}" if project else ""
-        rows.append(f"{{token = {json.dumps(token)}{named}}}")
+    for item in items:
+        row = f"{key} = {json.dumps(item.word)}"
+        row += f", project = {json.dumps(item.project)}" if item.project else ""
+        row += f", permissions = {json.dumps(item.permissions)}" if item.permissions else ""
+        rows.append(f"{{{row}}}")
     return f"[{', '.join(rows)}]"

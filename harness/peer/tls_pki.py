@@ -202,6 +202,12 @@ def upstream_identity(*names: str, kind: str = "ecdsa") -> Leaf:
     return identity(*(names or UPSTREAM_NAMES), ca=UPSTREAM_ROOT, kind=kind)
 
 
+def agent_identity(name: str) -> Leaf:
+    """What an agent shows that proves itself by the client certificate `name`: self-signed, as the service's own are,
+    and known to an engine by its fingerprint."""
+    return self_signed(name, kind="ecdsa-p384")
+
+
 def self_signed(*names: str, kind: str = "ecdsa") -> Leaf:
     """A leaf that signs itself and that nobody trusts: the same one for the whole process."""
     return _cached_self_signed(names, kind)

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 from fixtures.agent import edgecase_agent_pb2 as pb
 from reference_engine.agent.connector import Line
 from reference_engine.agent.control import Action, ControlChannel, Send
-from reference_engine.agent.framing import FrameError, FrameReader, encode
+from reference_engine.agent.framing import FrameError, FrameReader
 from reference_engine.agent.rules import Liveness
 from reference_engine.relay.stream import ByteStream, StreamReset
 from reference_engine.tunnel.model import Client, Tunnel, TunnelProperties
 from reference_engine.tunnel.properties import to_message
 from reference_engine.tunnel.refusal import INVALID_REQUEST, Refusal
-from reference_engine.tunnel.registry import end_sessions
 
 if TYPE_CHECKING:
     from reference_engine.engine import Engine
@@ -65,7 +64,7 @@ class Channel:
 
     async def send(self, message: pb.Message) -> None:
         """Write one frame. Raises StreamReset, FrameError."""
-        frame = encode(message)
+        frame = self._engine.parts.agent.encode(message)
         self._unsent += len(frame)
         if self._unsent > MAX_UNSENT:
             self._stream.abort("the agent does not read")
@@ -134,7 +133,7 @@ class Channel:
         on_purpose = self._engine.parts.agent.ends_sessions(cause)
         for tunnel in self._core.tunnels.values():
             if on_purpose:
-                self.close_tunnel(tunnel)
+                self._close_tunnel(tunnel, cause)
             else:
                 self._engine.lease(tunnel, self._hold_ms(expired=cause == "expired"))
         self._core.tunnels.clear()
@@ -169,12 +168,19 @@ class Channel:
         )
         return tunnel
 
+    def find_tunnel(self, tunnel_id: str) -> Tunnel | None:
+        """Live or leased, whosever it is."""
+        return self._engine.registry.by_id(tunnel_id)
+
     def close_tunnel(self, tunnel: Tunnel) -> None:
-        """The names first, then every session, then what is left of its streams."""
-        self._engine.registry.remove(tunnel)
-        if self._engine.parts.agent.ends_sessions("closed"):
-            end_sessions(tunnel, "tunnel closed")
-            self._engine.connector.end_tunnel(tunnel)
+        """The names first, then its sessions and streams."""
+        self._close_tunnel(tunnel, "closed")
+
+    def _close_tunnel(self, tunnel: Tunnel, cause: str) -> None:
+        if self._engine.parts.agent.withdraws(cause):
+            self._engine.registry.remove(tunnel)
+        if self._engine.parts.agent.ends_sessions(cause):
+            self._engine.agents.closing.close(tunnel, cause=cause)
         self._engine.log.info("tunnel closed id=%s client=%s", tunnel.id, self._client.id)
 
     def stream_refused(self, stream_id: str, code: int, message: str) -> None:

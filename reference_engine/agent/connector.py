@@ -76,24 +76,28 @@ class Connector:
         line.open = False
         self._lines.pop(line.client_id, None)
         gone = UpstreamUnavailable("agent-gone", "the agent's control channel has ended")
-        for pending in [row for row in self._streams.values() if row.line is line and not row.taken]:
+        rules = self._engine.parts.agent
+        for pending in [row for row in self._streams.values() if row.line is line and rules.gives_up(taken=row.taken)]:
             self._fail(pending, gone)
         for waiter in line.queue:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def end_tunnel(self, tunnel: Tunnel) -> None:
-        """The tunnel was closed on purpose: what is pending fails, what is left of its streams is cut (EDGE-027)."""
-        for pending in [row for row in self._streams.values() if row.tunnel is tunnel]:
-            if pending.stream is not None:
-                pending.stream.abort("tunnel closed")
-            elif not pending.taken:
-                self._fail(pending, UpstreamUnavailable("closed", "the tunnel has been closed"))
+    def fail_pending(self, tunnel: Tunnel) -> None:
+        """The tunnel was closed on purpose: nobody waits for a stream of it any more."""
+        rules = self._engine.parts.agent
+        own = [row for row in self._streams.values() if row.tunnel is tunnel]
+        for pending in [row for row in own if rules.gives_up(taken=row.taken)]:
+            self._fail(pending, UpstreamUnavailable("closed", "the tunnel has been closed"))
+
+    def streams_of(self, tunnel: Tunnel) -> list[DataStream]:
+        """The live streams of the tunnel."""
+        return [row.stream for row in self._streams.values() if row.tunnel is tunnel and row.stream is not None]
 
     def refused(self, line: Line, stream_id: str, message: str) -> None:
         """A ProxyConnRsp with an error: give up, also where a ProxyReq has already come. Others' streams stay."""
         pending = self._streams.get(stream_id)
-        if pending is None or pending.line is not line:
+        if pending is None or not self._engine.parts.agent.may_refuse(own=pending.line is line):
             return
         if pending.stream is not None:
             pending.stream.abort("the agent refused the stream")
@@ -102,7 +106,7 @@ class Connector:
 
     def claim(self, stream_id: str, token: str | None) -> PendingStream | Refusal:
         """The stream that a ProxyReq names, now taken by it, or why it does not get it."""
-        pending = self._streams.get(stream_id)
+        pending = self._engine.parts.agent.claimed(stream_id, self._streams)
         refusal = self._engine.parts.agent.proxy_request(
             secret=pending.secret if pending is not None else None,
             taken=pending.taken if pending is not None else False,

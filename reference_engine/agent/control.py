@@ -40,6 +40,9 @@ class Desk(Protocol):
     def open_tunnel(self, wanted: TunnelProperties) -> Tunnel | Refusal:
         """Validate and make live."""
 
+    def find_tunnel(self, tunnel_id: str) -> Tunnel | None:
+        """Any tunnel of the engine."""
+
     def close_tunnel(self, tunnel: Tunnel) -> None:
         """End it on purpose: sessions too."""
 
@@ -69,7 +72,9 @@ class ControlChannel:
     @property
     def deadline(self) -> float | None:
         """When the agent is taken for dead, in seconds of the caller's clock; None without negotiated heartbeats."""
-        return None if self._liveness is None or self.over else self.last_frame + self._liveness.timeout / 1000
+        if self._liveness is None or self.over:
+            return None
+        return self._rules.deadline(self.last_frame, self._liveness)
 
     def expire(self, now: float) -> list[Action]:
         """Call at the deadline: any inbound frame since then has moved it (section 4.3)."""
@@ -82,12 +87,13 @@ class ControlChannel:
         """What one message causes."""
         if self.over:
             return []
-        self.last_frame = now
+        if self._rules.is_sign_of_life(message):
+            self.last_frame = now
         case = message.WhichOneof("payload")
         if case is None:
             # An empty message, or a case of a later schema.
             return []
-        if not self._rules.belongs_on_control_channel(case):
+        if not self._rules.belongs_on_control_channel(message):
             return self._end("protocol", f"{case} on an open control channel")
         match case:
             case "open_tunnel_req":
@@ -134,23 +140,22 @@ class ControlChannel:
         return [Send(pb.Message(open_tunnel_rsp=answer))]
 
     def _close_tunnel(self, tunnel_id: str) -> list[Action]:
-        tunnel = self.tunnels.pop(tunnel_id, None)
-        if tunnel is None:
+        tunnel = self._desk.find_tunnel(tunnel_id)
+        if tunnel is None or not self._rules.may_close(tunnel_id, self.tunnels):
             # Unknown or revoked: some clients take an answer about a tunnel that they do not know as fatal.
             return []
+        self.tunnels.pop(tunnel_id, None)
         # The name is free before the answer says so (EDGE-014).
         self._desk.close_tunnel(tunnel)
         return [Send(pb.Message(close_tunnel_rsp=pb.CloseTunnelRsp(tunnel_id=tunnel_id)))]
 
     def _proxy_conn_rsp(self, answer: pb.ProxyConnRsp) -> list[Action]:
-        if answer.HasField("error"):
+        if self._rules.is_refusal(answer):
             self._desk.stream_refused(answer.stream_id, int(answer.error.code), answer.error.message.value)
         return []
 
     def _heartbeat(self, sequence: int) -> list[Action]:
-        if self._liveness is None:
-            return []
-        number = self._rules.acknowledge(sequence, self._acknowledged)
+        number = self._rules.acknowledge(sequence, self._acknowledged, negotiated=self._liveness is not None)
         if number is None:
             return []
         self._acknowledged = number

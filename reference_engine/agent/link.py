@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fixtures.agent import edgecase_agent_pb2 as pb
 from reference_engine.agent.channel import Channel
+from reference_engine.agent.closing import Closing
 from reference_engine.agent.connector import UpstreamUnavailable
 from reference_engine.agent.control import error
-from reference_engine.agent.data import DataStream
-from reference_engine.agent.framing import FrameError, FrameReader, encode
+from reference_engine.agent.data import DataStream, while_there
+from reference_engine.agent.framing import FrameError, FrameReader
 from reference_engine.agent.rules import Grant, Liveness, Presented
-from reference_engine.config import PERMISSION_STREAMS, PERMISSION_TUNNELS
 from reference_engine.relay.stream import Address, ByteStream, StreamReset
 from reference_engine.tls.upstream import UpstreamTlsFailed
 from reference_engine.tunnel.model import Client, ClientInfo, Tunnel
@@ -34,10 +34,11 @@ class AgentLink:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._channels: dict[str, Channel] = {}
+        self.closing = Closing(engine)
 
     async def serve(self, stream: ByteStream) -> None:
         """One accepted connection, until it is over; the stream is closed then."""
-        frames = FrameReader()
+        frames = self._engine.parts.agent.reader()
         try:
             message = await self._first_frame(stream, frames)
             role = None if message is None else self._engine.parts.agent.role(message)
@@ -61,6 +62,7 @@ class AgentLink:
     async def stop(self) -> None:
         """Tell every agent that the engine goes away, and end all channels."""
         await asyncio.gather(*(channel.shut_down() for channel in tuple(self._channels.values())))
+        await self.closing.stop()
 
     def channels(self) -> tuple[Channel, ...]:
         """The open control channels."""
@@ -75,7 +77,7 @@ class AgentLink:
     async def _first_frame(self, stream: ByteStream, frames: FrameReader) -> pb.Message | None:
         """The first whole message; None when it does not come in time, or the peer says nothing at all."""
         try:
-            async with asyncio.timeout(self._engine.settings.first_frame_timeout_ms / 1000):
+            async with asyncio.timeout(self._engine.parts.agent.first_frame_seconds(self._engine.settings)):
                 while (message := frames.next()) is None:
                     data = await stream.read()
                     if not data:
@@ -84,6 +86,10 @@ class AgentLink:
                 return message
         except TimeoutError:
             return None
+
+    async def _say(self, stream: ByteStream, message: pb.Message) -> None:
+        """Write one frame, in a write and so in a record of its own."""
+        await stream.write(self._engine.parts.agent.encode(message))
 
     def _presented(self, stream: ByteStream, details: pb.ClientDetails) -> Presented:
         return Presented(details.token.value or None, getattr(stream, "client_certificate", None))
@@ -96,7 +102,7 @@ class AgentLink:
         if isinstance(admitted, Refusal):
             answer.error.CopyFrom(error(admitted))
             self._engine.log.info("agent refused code=%d reason=%r", admitted.code, admitted.message)
-            await stream.write(encode(pb.Message(open_control_channel_rsp=answer)))
+            await self._say(stream, pb.Message(open_control_channel_rsp=answer))
             return
         grant, liveness = admitted
         client = Client(
@@ -120,15 +126,13 @@ class AgentLink:
         refusal = rules.version(details.protocol_version.value if details.HasField("protocol_version") else None)
         if refusal is not None:
             return refusal
-        grant = rules.credentials(self._presented(stream, details), settings)
+        grant = rules.admit_agent(self._presented(stream, details), settings)
         if isinstance(grant, Refusal):
             return grant
         liveness = rules.liveness(request.liveness.heartbeat_interval_ms, settings.heartbeat_timeout_floor_ms)
         if isinstance(liveness, Refusal):
             return liveness
-        refusal = rules.permits(grant, PERMISSION_TUNNELS) or rules.has_room(
-            len(self._channels), settings.max_control_channels, "control channels"
-        )
+        refusal = rules.has_room(len(self._channels), settings.max_control_channels, "control channels")
         return refusal or (grant, liveness)
 
     def _server_details(self) -> pb.ServerDetails:
@@ -144,14 +148,14 @@ class AgentLink:
     async def _proxy(self, stream: ByteStream, frames: FrameReader, request: pb.ProxyReq) -> None:
         rules, connector = self._engine.parts.agent, self._engine.connector
         claimed = connector.claim(request.stream_id, request.client_details.token.value or None)
-        answers = rules.answers_first_frame(request.zero_rtt.value)
+        zero_rtt = _zero_rtt(request)
         if isinstance(claimed, Refusal):
-            if answers:
-                await stream.write(encode(pb.Message(proxy_rsp=pb.ProxyRsp(error=error(claimed)))))
+            if rules.answers_first_frame(zero_rtt, refused=True):
+                await self._say(stream, pb.Message(proxy_rsp=pb.ProxyRsp(error=error(claimed))))
             return
-        if answers:
+        if rules.answers_first_frame(zero_rtt, refused=False):
             # In a write, and so in a record, of its own: some agents lose what stands behind it (section 3.1).
-            await stream.write(encode(pb.Message(proxy_rsp=pb.ProxyRsp())))
+            await self._say(stream, pb.Message(proxy_rsp=pb.ProxyRsp()))
         data = connector.deliver(claimed, stream, frames.rest())
         if data is not None:
             await data.finished
@@ -160,28 +164,26 @@ class AgentLink:
 
     async def _dial(self, stream: ByteStream, frames: FrameReader, request: pb.StreamReq) -> None:
         rules = self._engine.parts.agent
-        answers = rules.answers_first_frame(request.zero_rtt.value)
+        zero_rtt = _zero_rtt(request)
         tunnel = self._dialled(stream, request)
         if isinstance(tunnel, Tunnel):
             dialer = DataStream(stream, frames.rest())
             upstream = await self._upstream(tunnel, dialer)
             if not isinstance(upstream, Refusal):
+                answers = rules.answers_first_frame(zero_rtt, refused=False)
                 await self._join(tunnel, dialer, upstream, rules.new_id() if answers else None)
                 return
             tunnel = upstream
-        if answers:
-            await stream.write(encode(pb.Message(stream_rsp=pb.StreamRsp(error=error(tunnel)))))
+        if rules.answers_first_frame(zero_rtt, refused=True):
+            await self._say(stream, pb.Message(stream_rsp=pb.StreamRsp(error=error(tunnel))))
 
     def _dialled(self, stream: ByteStream, request: pb.StreamReq) -> Tunnel | Refusal:
         """Which tunnel is meant, for whom it may be told."""
         rules = self._engine.parts.agent
-        grant = rules.credentials(self._presented(stream, request.client_details), self._engine.settings)
+        grant = rules.admit_dialler(self._presented(stream, request.client_details), self._engine.settings)
         if isinstance(grant, Refusal):
             return grant
-        refusal = rules.permits(grant, PERMISSION_STREAMS)
-        if refusal is not None:
-            return refusal
-        tunnel = self._engine.registry.by_id_or_name(request.tunnel_id_name, grant.project)
+        tunnel = rules.meant(request.tunnel_id_name, grant.project, self._engine.registry)
         refusal = rules.dialled(found=tunnel is not None, datagram_channel=request.datagram_channel.value)
         if refusal is None and tunnel is not None:
             return tunnel
@@ -189,24 +191,10 @@ class AgentLink:
 
     async def _upstream(self, tunnel: Tunnel, dialer: DataStream) -> ByteStream | Refusal:
         """The agent leg, while watching whether the dialer is still there."""
-        opening = asyncio.create_task(self._open(tunnel, dialer.peer))
-        watching = asyncio.create_task(dialer.fill())
         try:
-            await asyncio.wait({opening, watching}, return_when=asyncio.FIRST_COMPLETED)
-            if watching.done():
-                # Raises StreamReset when the dialer is gone.
-                watching.result()
-            # Shielded: a stream that has just come must not get lost with whoever waited for it.
-            return await asyncio.shield(opening)
+            return await while_there(self._open(tunnel, dialer.peer), dialer)
         except UpstreamUnavailable as problem:
             return self._engine.parts.agent.upstream_refusal(problem.kind, problem.message)
-        except BaseException:
-            await _cancel(opening)
-            if not opening.cancelled() and opening.exception() is None:
-                opening.result().abort("the dialer is gone")
-            raise
-        finally:
-            await _cancel(watching)
 
     async def _open(self, tunnel: Tunnel, source: Address | None) -> ByteStream:
         """The agent's stream, with TLS on it where the tunnel asks for upstream TLS."""
@@ -226,23 +214,21 @@ class AgentLink:
         """Both legs joined, until both end or the tunnel is closed on purpose. The reply goes out first, if any."""
         try:
             if stream_id is not None:
-                await dialer.write(encode(pb.Message(stream_rsp=pb.StreamRsp(stream_id=stream_id))))
+                await self._say(dialer, pb.Message(stream_rsp=pb.StreamRsp(stream_id=stream_id)))
         except BaseException:
             upstream.abort("the dialer is gone")
             raise
-        relay = asyncio.create_task(self._engine.parts.relay.run(dialer, upstream))
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def end(_reason: str) -> None:
-            relay.cancel()
+            if not over.done():
+                over.set_result(None)
 
         tunnel.sessions.add(end)
         try:
-            await asyncio.wait({relay})
+            await self._engine.parts.relay.run(dialer, upstream, over=over)
         finally:
             tunnel.sessions.discard(end)
-            await _cancel(relay)
-        if not relay.cancelled():
-            relay.result()
 
 
 def _info(details: pb.ClientDetails) -> ClientInfo:
@@ -250,10 +236,8 @@ def _info(details: pb.ClientDetails) -> ClientInfo:
     return ClientInfo(**told)
 
 
-async def _cancel(task: asyncio.Task[Any]) -> None:
-    """Cancel and wait; what the task raises was of interest to nobody else."""
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+def _zero_rtt(request: pb.ProxyReq | pb.StreamReq) -> bool | None:
+    return request.zero_rtt.value if request.HasField("zero_rtt") else None
 
 
 async def _close(stream: ByteStream) -> None:

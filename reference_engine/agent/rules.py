@@ -9,10 +9,15 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from fixtures.agent import edgecase_agent_pb2 as pb
-from reference_engine.config import PERMISSIONS, Settings
+from reference_engine.agent.framing import FrameReader, encode
+from reference_engine.config import PERMISSION_STREAMS, PERMISSION_TUNNELS, PERMISSIONS, Settings
+from reference_engine.tls.rules import TLS13
+from reference_engine.tunnel.model import Tunnel
 from reference_engine.tunnel.refusal import (
     CAPACITY_EXHAUSTED,
     INVALID_REQUEST,
@@ -81,10 +86,45 @@ class Liveness:
     timeout: int
 
 
+S = TypeVar("S")
+
+
+class Names(Protocol):
+    """What dialling needs of the registry."""
+
+    def by_id(self, tunnel_id: str) -> Tunnel | None:
+        """The tunnel of this id."""
+
+    def by_name(self, name: str, project: str) -> Tunnel | None:
+        """The project's tunnel of this name."""
+
+
 class AgentRules:
     """One method per decision."""
 
+    # -- the link (1.3, 3.1) ---------------------------------------------------------------------------------------
+
+    def min_version(self) -> int:
+        """The agent leg is always TLS 1.3 (TRANS-003)."""
+        return TLS13
+
+    def requests_certificate(self) -> bool:
+        """Agents may show a client certificate, and need not (AGENT-094)."""
+        return True
+
+    def reader(self) -> FrameReader:
+        """What cuts a connection into messages (AGENT-003 to -008)."""
+        return FrameReader()
+
+    def encode(self, message: pb.Message) -> bytes:
+        """A message as the frame that goes out. Raises FrameError."""
+        return encode(message)
+
     # -- first frame and opening (4.1, 4.2) ------------------------------------------------------------------------
+
+    def first_frame_seconds(self, settings: Settings) -> float:
+        """How long a connection may take for its first whole frame (AGENT-016)."""
+        return settings.first_frame_timeout_ms / 1000
 
     def role(self, message: pb.Message) -> str | None:
         """`control`, `proxy` or `dial`; None for a first frame that opens nothing."""
@@ -123,6 +163,18 @@ class AgentRules:
                 found = Grant(row.project, row.permissions)
         return found
 
+    def admit_agent(self, shown: Presented, settings: Settings) -> Grant | Refusal:
+        """Who may open a control channel (TRANS-010, AGENT-088, AGENT-092)."""
+        return self._admit(shown, settings, PERMISSION_TUNNELS)
+
+    def admit_dialler(self, shown: Presented, settings: Settings) -> Grant | Refusal:
+        """Who may dial (AGENT-091, AGENT-092, PRIV-003)."""
+        return self._admit(shown, settings, PERMISSION_STREAMS)
+
+    def _admit(self, shown: Presented, settings: Settings, permission: str) -> Grant | Refusal:
+        grant = self.credentials(shown, settings)
+        return grant if isinstance(grant, Refusal) else self.permits(grant, permission) or grant
+
     def permits(self, grant: Grant, permission: str) -> Refusal | None:
         """The operation needs a permission that the credential carries."""
         if permission in grant.permissions:
@@ -147,9 +199,20 @@ class AgentRules:
             return Refusal(INVALID_REQUEST, "heartbeat_interval_ms", message)
         return Liveness(interval, min(max(3 * interval, floor), LONGEST_LIVENESS_MS))
 
-    def acknowledge(self, sequence: int, last: int) -> int | None:
-        """The acknowledgement for a heartbeat: its own sequence, if that is new; repeating one kills the channel."""
-        return sequence if sequence > last else None
+    def acknowledge(self, sequence: int, last: int, *, negotiated: bool) -> int | None:
+        """The acknowledgement for a heartbeat: its own sequence, if that is new; repeating one kills the channel.
+
+        None where liveness was not negotiated: a heartbeat back would end the channel too (AGENT-038).
+        """
+        return sequence if negotiated and sequence > last else None
+
+    def deadline(self, last_frame: float, liveness: Liveness) -> float:
+        """When a silent agent is taken for dead, in seconds of the clock of `last_frame` (AGENT-039)."""
+        return last_frame + liveness.timeout / 1000
+
+    def is_sign_of_life(self, message: pb.Message) -> bool:
+        """Whether a message moves that deadline: any does (AGENT-040)."""
+        return True
 
     def lease_ms(self, *, expired: bool, silent_ms: float, timeout_ms: int, lease_ms: int) -> float:
         """EDGE-014: how long the names of a lost channel stay held, in milliseconds.
@@ -164,17 +227,37 @@ class AgentRules:
         """EDGE-026, EDGE-027: a loss leaves established streams alone, an end on purpose takes them along."""
         return cause not in {"lost", "expired"}
 
+    def lets_finish(self, cause: str) -> bool:
+        """AGENT-054: what an agent sent before it closed a tunnel or said goodbye is still handed on."""
+        return cause == "closed"
+
     # -- frames of an open channel (4.2, 4.4) ----------------------------------------------------------------------
 
-    def belongs_on_control_channel(self, case: str) -> bool:
+    def belongs_on_control_channel(self, message: pb.Message) -> bool:
         """Whether an agent may send this there; what it may not ends the channel."""
-        return case in FROM_AGENT
+        return message.WhichOneof("payload") in FROM_AGENT
+
+    def may_close(self, tunnel_id: str, own: Mapping[str, Tunnel]) -> bool:
+        """A channel closes only tunnels of its own (AGENT-052)."""
+        return tunnel_id in own
+
+    def withdraws(self, cause: str) -> bool:
+        """Whether a tunnel that was closed admits nobody any more and gives up its names (AGENT-050, AGENT-051)."""
+        return True
 
     # -- data streams (4.5, 4.7) -----------------------------------------------------------------------------------
 
     def may_ask(self, outstanding: int, limit: int) -> bool:
         """Agents abort the whole channel when too many ProxyConnReq wait for them: stay below the limit."""
         return outstanding < limit
+
+    def gives_up(self, *, taken: bool) -> bool:
+        """Whether a stream is given up when its tunnel or its channel ends: unless a claim has it (AGENT-068)."""
+        return not taken
+
+    def claimed(self, stream_id: str, offered: Mapping[str, S]) -> S | None:
+        """Which of the offered streams a ProxyReq means (AGENT-058, AGENT-061)."""
+        return offered.get(stream_id)
 
     def proxy_request(self, *, secret: str | None, taken: bool, token: str | None) -> Refusal | None:
         """Whether a ProxyReq gets the stream that it names.
@@ -194,9 +277,27 @@ class AgentRules:
         """The secret of the stream must come back as the token of its ProxyReq."""
         return hmac.compare_digest(secret.encode(), (token or "").encode())
 
-    def answers_first_frame(self, zero_rtt: bool) -> bool:
-        """With zero_rtt there is no reply at all, neither ProxyRsp nor StreamRsp: a failure is a close."""
+    def answers_first_frame(self, zero_rtt: bool | None, *, refused: bool) -> bool:
+        """With zero_rtt there is no reply at all, neither ProxyRsp nor StreamRsp: a failure is a close.
+
+        Absent is false (AGENT-064, AGENT-081).
+        """
         return not zero_rtt
+
+    def is_refusal(self, answer: pb.ProxyConnRsp) -> bool:
+        """Whether the agent will not carry the stream: any error, whatever its number (AGENT-069)."""
+        return answer.HasField("error")
+
+    def may_refuse(self, *, own: bool) -> bool:
+        """Only the channel on which a stream was offered may refuse it (AGENT-071)."""
+        return own
+
+    def meant(self, key: str, project: str, names: Names) -> Tunnel | None:
+        """What a dialler of `project` means: an id first, then a name; never another project's tunnel (AGENT-078)."""
+        tunnel = names.by_id(key)
+        if tunnel is not None and tunnel.project == project:
+            return tunnel
+        return names.by_name(key, project)
 
     def dialled(self, *, found: bool, datagram_channel: bool) -> Refusal | None:
         """Whether a StreamReq can be served; datagram channels exist on QUIC links only."""

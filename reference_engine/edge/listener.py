@@ -11,7 +11,6 @@ from reference_engine.edge.rules import Front, Route
 from reference_engine.relay.stream import Address, StreamReset
 from reference_engine.relay.tcp import TcpStream
 from reference_engine.tls.endpoint import ServerTls
-from reference_engine.tls.rules import TLS13
 from reference_engine.tls.stream import TlsStream
 
 if TYPE_CHECKING:
@@ -161,9 +160,9 @@ class PublicListener:
         return ServerTls(
             certificate=parts.edge.certificate(route, self._engine.certificates.current()),
             select_alpn=lambda offered: parts.tls.select_alpn(offered, configured),
-            min_version=TLS13 if agents else lowest,
+            min_version=parts.agent.min_version() if agents else lowest,
             suites=parts.tls.suites(own.tls_ciphers if own else ()),
-            request_certificate=agents,
+            request_certificate=agents and parts.agent.requests_certificate(),
             resume=not agents and parts.tls.may_resume(hello.versions),
         )
 

@@ -37,11 +37,20 @@ class _Direction:
 class Relay:
     """Copies between two streams until both directions have ended or one stream broke."""
 
-    async def run(self, a: ByteStream, b: ByteStream, *, a_half_open: bool = True, b_half_open: bool = True) -> Relayed:
+    async def run(
+        self,
+        a: ByteStream,
+        b: ByteStream,
+        *,
+        a_half_open: bool = True,
+        b_half_open: bool = True,
+        over: asyncio.Future[None] | None = None,
+    ) -> Relayed:
         """Relay until the end, and leave both streams closed.
 
         `a_half_open` says whether `a` still takes data after its own clean end (TLS 1.3 and TCP do, TLS 1.2 does not:
-        RFC 5246 section 7.2.1); where not, the end of `a` ends both directions. Cancelling aborts both streams.
+        RFC 5246 section 7.2.1); where not, the end of `a` ends both directions. When `over` is done the relay ends in
+        order: what was handed on still arrives. Cancelling aborts both streams.
         """
         down = _Direction(a, b, a_half_open)
         up = _Direction(b, a, b_half_open)
@@ -51,7 +60,7 @@ class Relay:
         }
         settled = False
         try:
-            await self._watch(tasks)
+            await self._watch(tasks, over)
             settled = True
         finally:
             for task in tasks:
@@ -62,12 +71,21 @@ class Relay:
                 b.abort("relay ended")
         return Relayed(down.octets, up.octets, down.reset or up.reset)
 
-    async def _watch(self, tasks: dict[asyncio.Task[None], tuple[_Direction, _Direction]]) -> None:
-        waiting = set(tasks)
+    async def _watch(
+        self, tasks: dict[asyncio.Task[None], tuple[_Direction, _Direction]], over: asyncio.Future[None] | None
+    ) -> None:
+        waiting: set[asyncio.Future[None]] = set(tasks)
+        if over is not None:
+            waiting.add(over)
+        running = set(tasks)
         whole = True
-        while waiting and whole:
+        while running and whole:
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
+            if over in done:
+                await self._cut(running, tasks)
+                return
+            for task in [each for each in tasks if each in done]:
+                running.discard(task)
                 task.result()
                 ended, other = tasks[task]
                 if ended.reset is not None:
@@ -76,6 +94,16 @@ class Relay:
                 whole = whole and ended.half_open
         for direction, _ in tasks.values():
             await direction.sink.close()
+
+    async def _cut(
+        self, running: set[asyncio.Task[None]], tasks: dict[asyncio.Task[None], tuple[_Direction, _Direction]]
+    ) -> None:
+        """End in the middle: what was handed on arrives, and each side sees that there was more to come."""
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        for direction, _ in tasks.values():
+            await direction.sink.cut("relay ended")
 
     async def _copy(self, direction: _Direction) -> None:
         try:

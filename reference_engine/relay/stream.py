@@ -57,6 +57,11 @@ class ByteStream(ABC):
     async def close(self) -> None:
         """End both directions cleanly: flush, end, and let the transport go. Safe to call twice."""
 
+    async def cut(self, reason: str) -> None:
+        """End both directions behind all queued bytes, and let the peer see that more was to come, where the protocol
+        of the stream can tell: TLS ends without close_notify (RFC 8446 section 6.1). Safe to call twice."""
+        await self.close()
+
     @abstractmethod
     def abort(self, reason: str) -> None:
         """Drop both directions at once and let the peer see it as a reset, never as a clean end. Safe to call twice."""

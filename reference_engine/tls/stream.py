@@ -191,6 +191,18 @@ class TlsStream(ByteStream):
         self._closed = True
         await self._below.close()
 
+    async def cut(self, reason: str) -> None:
+        """See `ByteStream.cut`: no close_notify in front of the end of the stream below."""
+        if self._failed is None and not self._closed:
+            try:
+                async with asyncio.timeout(self._close_timeout):
+                    await self._flush()
+            except (StreamReset, TimeoutError):
+                self._below.abort(reason)
+            self._failed = TlsFailed(reason)
+            self._closed = True
+        await self._below.close()
+
     def abort(self, reason: str) -> None:
         """See `ByteStream.abort`: no close_notify, and the stream below is aborted. After a failure that has already
         said its alert it does nothing, because a reset would destroy the alert."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from reference_engine.agent.connector import UpstreamUnavailable
-from reference_engine.relay.pump import Relayed
+from reference_engine.agent.data import DataStream, while_there
+from reference_engine.relay.pump import Relay, Relayed
 from reference_engine.relay.stream import ByteStream
 from reference_engine.tls.stream import TlsStream
 from reference_engine.tls.upstream import UpstreamTlsFailed
@@ -23,6 +25,8 @@ class Session(AbstractContextManager["Session"]):
     def __init__(self, tunnel: Tunnel, *streams: ByteStream) -> None:
         self._tunnel = tunnel
         self._streams = list(streams)
+        self._relaying = False
+        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.over: str | None = None
 
     def __enter__(self) -> Self:
@@ -41,10 +45,19 @@ class Session(AbstractContextManager["Session"]):
             stream.abort(self.over)
 
     def end(self, reason: str) -> None:
-        """Abort all streams."""
+        """End a relay in order, so that nothing that was handed on is lost (AGENT-054); abort what is not there yet."""
         self.over = reason
+        if self._relaying:
+            if not self._done.done():
+                self._done.set_result(None)
+            return
         for stream in self._streams:
             stream.abort(reason)
+
+    async def relay(self, relay: Relay, a: ByteStream, b: ByteStream, **half_open: bool) -> Relayed:
+        """Relay between two of the streams until the session is over; see `Relay.run`."""
+        self._relaying = True
+        return await relay.run(a, b, over=self._done, **half_open)
 
 
 class TlsTunnels:
@@ -60,7 +73,8 @@ class TlsTunnels:
         """Relay the plaintext of `stream` until both directions have ended."""
         engine = self._engine
         with Session(tunnel, stream) as session:
-            upstream = await self._open(session, stream, tunnel)
+            client = DataStream(stream, b"")
+            upstream = await self._open(session, client, tunnel)
             if upstream is None:
                 return
             upstream_version = None
@@ -70,8 +84,9 @@ class TlsTunnels:
                 if wrapped is None:
                     return
                 upstream, upstream_version = wrapped, wrapped.version
-            done = await engine.parts.relay.run(
-                stream,
+            done = await session.relay(
+                engine.parts.relay,
+                client,
                 upstream,
                 a_half_open=rules.keeps_half_open(stream.version),
                 b_half_open=upstream_version is None or rules.keeps_half_open(upstream_version),
@@ -81,20 +96,22 @@ class TlsTunnels:
     async def serve_passthrough(self, stream: ByteStream, tunnel: Tunnel) -> None:
         """Relay `stream`, the ClientHello that was looked at included, octet for octet (TLS-010, RFC 8446 9.3)."""
         with Session(tunnel, stream) as session:
-            upstream = await self._open(session, stream, tunnel)
+            client = DataStream(stream, b"")
+            upstream = await self._open(session, client, tunnel)
             if upstream is not None:
-                self._log_end(tunnel, await self._engine.parts.relay.run(stream, upstream))
+                self._log_end(tunnel, await session.relay(self._engine.parts.relay, client, upstream))
 
     def _log_end(self, tunnel: Tunnel, done: Relayed) -> None:
         self._engine.log.debug(
             "session over tunnel=%s received=%d sent=%d reset=%r", tunnel.id, done.a_to_b, done.b_to_a, done.reset
         )
 
-    async def _open(self, session: Session, stream: ByteStream, tunnel: Tunnel) -> ByteStream | None:
+    async def _open(self, session: Session, stream: DataStream, tunnel: Tunnel) -> ByteStream | None:
         """A stream to the agent; without one the client's connection ends, and carries nothing (TLS-023)."""
         parts = self._engine.parts
         try:
-            upstream = await self._engine.connector.open(tunnel, parts.tls.told_source(stream.peer))
+            source = parts.tls.told_source(stream.peer)
+            upstream = await while_there(self._engine.connector.open(tunnel, source), stream)
         except UpstreamUnavailable as problem:
             self._engine.log.info("no upstream tunnel=%s kind=%s", tunnel.id, problem.kind)
             await parts.relay.pass_absence(stream)

@@ -45,16 +45,13 @@ class Registry:
         """The live or leased tunnel of this id."""
         return self._tunnels.get(tunnel_id)
 
-    def by_id_or_name(self, key: str, project: str) -> Tunnel | None:
-        """What a dialer of `project` means by `key`: an id first, then a name; never another project's tunnel."""
-        tunnel = self._tunnels.get(key)
-        if tunnel is not None and tunnel.project == project:
-            return tunnel
-        return self._names.get((project, key))
+    def by_name(self, name: str, project: str) -> Tunnel | None:
+        """The live or leased tunnel of the project with this name."""
+        return self._names.get((project, name))
 
     def name_is_held(self, name: str, project: str) -> bool:
         """Whether a live or leased tunnel of the project has this name."""
-        return (project, name) in self._names
+        return self.by_name(name, project) is not None
 
     def tunnels(self) -> tuple[Tunnel, ...]:
         """All live and leased tunnels, oldest first."""
