@@ -156,18 +156,23 @@ class AdapterExam(Exam):
                 f"`start` with the setting {key!r} was accepted",
                 "list every settings key that is not understood under `unsupported`, and do not start",
             )
+        self._only_asked(answer, {key})
         return "listed as unsupported"
 
     async def check_start(self) -> str:
         """The engine starts without settings."""
         answer = await self._call("start", self._start_params({}))
-        if answer.get("unsupported"):
+        self._only_asked(answer, set())
+        return ""
+
+    def _only_asked(self, answer: Mapping[str, Any], asked: set[str]) -> None:
+        strange = sorted(set(answer.get("unsupported", [])) - asked)
+        if strange:
             raise Wrong(
-                f"`start` without settings lists {answer['unsupported']} as unsupported",
+                f"`start` lists {strange} as unsupported, which nobody asked for",
                 "only keys of `settings` can be unsupported",
                 fatal=True,
             )
-        return ""
 
     def _start_params(self, settings: dict[str, str | int | bool]) -> dict[str, Any]:
         return start_params(self.profile, Settings.of(settings), self._folder, WORKER)
@@ -187,9 +192,9 @@ class AdapterExam(Exam):
             asked.append(request)
         answer = await self._call("publish", {"specs": asked})
         try:
-            results = results_of(answer, len(asked))
+            results = results_of(answer, asked, list(specs.values()))
         except AdapterError as error:
-            raise Wrong(error.cause, "answer with one result per spec, in their order") from error
+            raise Wrong(error.cause, advice_for(error.cause)) from error
         for key, result in zip(specs, results, strict=True):
             self._tunnels[key].answer = result
 
@@ -212,7 +217,13 @@ class AdapterExam(Exam):
 
     async def check_publish(self) -> str:
         """As many answers as specs; what hello claims is published."""
-        await self._publish(SPECS)
+        try:
+            await self._publish(SPECS)
+        except AdapterError as error:
+            raise Wrong(error.cause, advice_for(error.cause), fatal=True) from error
+        except Wrong as wrong:
+            raise Wrong(wrong.found, wrong.advice, fatal=True) from wrong
+        live = self._live()
         for key, spec in SPECS.items():
             answer = self._tunnels[key].answer
             if isinstance(answer, Endpoint):
@@ -223,8 +234,8 @@ class AdapterExam(Exam):
                 raise Wrong(
                     f"a plain {key} tunnel was not published ({told}), though hello claims {claims}",
                     "claim only what can be published",
+                    fatal=not live,
                 )
-        live = self._live()
         if not live:
             raise Wrong("nothing that doctor knows of was published", "no case of the suite could run", fatal=True)
         return f"{len(live)} of {len(SPECS)} specs have an endpoint: {', '.join(live)}"
@@ -295,7 +306,7 @@ class AdapterExam(Exam):
         state = await self._call("status", {})
         if not state["running"]:
             raise Wrong("`status` says that the engine does not run", "it was started and has not been stopped")
-        pid: int | None = state.get("pid")
+        pid = int(state["pid"]) if state.get("pid") else None
         if pid is not None and not _descends(pid, self._rpc.pid):
             raise Wrong(f"pid {pid} is no process that the adapter started", "tell the pid of the engine's own process")
         return pid

@@ -27,7 +27,7 @@ async def reachable(endpoint: Endpoint, seconds: float) -> str | None:
             _, writer = await asyncio.open_connection(endpoint.address, endpoint.port)
     except TimeoutError:
         return f"{where} does not accept TCP within {seconds:g} s"
-    except (OSError, UnicodeError) as error:
+    except (OSError, ValueError) as error:
         return f"{where}: {getattr(error, 'strerror', None) or error}"
     writer.transport.abort()
     return None
@@ -82,8 +82,8 @@ def _client(endpoint: Endpoint, spec: TunnelSpec, nonce: bytes, seconds: float) 
     alpns = ("http/1.1",) if spec.family == "http" else spec.tls_alpns[:1]
     if alpns:
         context.set_alpn_protocols(list(alpns))
-    request = b"GET /%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n" % (nonce, endpoint.host.encode())
     try:
+        request = b"GET /%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n" % (nonce, endpoint.host.encode())
         with (
             socket.create_connection((endpoint.address, endpoint.port), seconds) as plain,
             context.wrap_socket(plain, server_hostname=endpoint.host) as tls,
