@@ -251,6 +251,7 @@ class AdapterExam(Exam):
                 continue
             wrong = await reachable(endpoint, self.timeout)
             if wrong is not None:
+                await self._call("status", {})
                 raise Wrong(
                     f"nobody listens at the endpoint of {key}: {wrong}",
                     "answer `publish` only when the engine listens, with the port that it really has",
@@ -267,6 +268,8 @@ class AdapterExam(Exam):
             wrong = await carries(endpoint, self._tunnels[key].spec, self._tunnels[key].queue, self.timeout)
             if wrong is None:
                 continue
+            # An adapter that is gone took its tunnels along: then that is what is wrong.
+            await self._call("status", {})
             other = next((name for name in live if name != key and self._tunnels[name].queue.waiting), None)
             crossed = f"; it came to the upstream of {other} instead" if other else ""
             raise Wrong(f"{key} at {endpoint.address}:{endpoint.port} ({endpoint.host}): {wrong}{crossed}", advice)

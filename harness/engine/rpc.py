@@ -23,6 +23,8 @@ LOG_LINE = 2000
 CHUNK = 1 << 16
 TEXT_LIMIT = 300
 """Characters of an adapter's own text in a message."""
+MAX_DEPTH = 32
+"""Levels of one message."""
 MAX_IDLE_LINES = 1000
 """Lines on stdout in a row that answer nothing: empty ones and notifications."""
 ENDING_SECONDS = 2.0
@@ -278,13 +280,23 @@ def _log_line(line: bytes) -> str:
 def _parse(line: bytes) -> dict[str, Any]:
     try:
         message = json.loads(line)
-        # Half a surrogate pair is JSON, but no text: it could not be written to any report.
+        # Half a surrogate pair passes for JSON, but is no text: it could not be written to any report.
         json.dumps(message, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise AdapterError(f"printed what is not JSON: {_excerpt(line)}") from error
+    if not _shallow(message):
+        raise AdapterError(f"printed JSON of more than {MAX_DEPTH} levels: {_excerpt(line)}")
     if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
         raise AdapterError(f"printed what is not JSON-RPC 2.0: {_excerpt(line)}")
     return message
+
+
+def _shallow(value: object, depth: int = MAX_DEPTH) -> bool:
+    """Whether `value` has at most `depth` levels: what is deeper, no validator of ours has to walk."""
+    if not isinstance(value, dict | list):
+        return True
+    parts = value.values() if isinstance(value, dict) else value
+    return depth > 0 and all(_shallow(part, depth - 1) for part in parts)
 
 
 def _excerpt(line: bytes) -> str:
