@@ -62,7 +62,8 @@ _FREE = frozenset(
 
 # How a setting is said to HAProxy: section (a listener's `defaults` or `global`) and directive.
 _SETTINGS: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "timeout.http-idle-ms": (("http", "timeout http-keep-alive {value}ms"),),
+    # A connection without its first request is idle, too, and HAProxy has one clock for that and for the fields.
+    "timeout.http-idle-ms": (("http", "timeout http-keep-alive {value}ms"), ("http", "timeout http-request {value}ms")),
     "timeout.http-header-ms": (("http", "timeout http-request {value}ms"),),
     "timeout.http-response-ms": (("http", "timeout server {value}ms"),),
     "timeout.close-ms": (("tcp", "timeout client-fin {value}ms"), ("tcp", "timeout server-fin {value}ms")),
@@ -204,10 +205,11 @@ class Configuration:
     def _said(self, section: str) -> dict[str, str]:
         """The directives of `section` that settings ask for."""
         said = {}
-        for key, value in self._settings.items():
-            for where, text in _SETTINGS.get(key, ()):
-                if where == section:
-                    name, _, rest = text.format(value=value).rpartition(" ")
+        # In the order of the table: where two settings share a clock, the later one is the more particular.
+        for key, rules in _SETTINGS.items():
+            for where, text in rules:
+                if where == section and key in self._settings:
+                    name, _, rest = text.format(value=self._settings[key]).rpartition(" ")
                     said[name] = rest
         return said
 
@@ -222,6 +224,9 @@ class Configuration:
     def _defaults(self, mode: str) -> list[str]:
         values = {**_DEFAULTS[mode], **self._said(mode)}
         lines = [f"defaults {mode}", f"  mode {mode}", "  log global", f"  option {mode}log", "  retries 0"]
+        if mode == "http":
+            # Without it the preface of HTTP/2 is taken on any connection, whatever ALPN selected.
+            lines.append("  option disable-h2-upgrade")
         return lines + [f"  {name} {value}" for name, value in values.items()]
 
     def _bind(self, listener: str) -> str:
