@@ -115,6 +115,10 @@ class RpcProcess:
             self._abandon(number, method)
             raise AdapterError(f"no answer to {method!r} within {limit:g} s") from error
         except (BrokenPipeError, ConnectionResetError) as error:
+            # It is ending: how, the other pipe is about to tell.
+            await asyncio.wait(self._tasks[:1], timeout=limit)
+            if self._broken:
+                raise self._broken from error
             raise AdapterError(f"closed its stdin before it answered {method!r}") from error
         finally:
             self._waiting.pop(number, None)
