@@ -122,6 +122,9 @@ class RpcProcess:
             raise AdapterError(f"closed its stdin before it answered {method!r}") from error
         finally:
             self._waiting.pop(number, None)
+            if answer.done() and not answer.cancelled():
+                # Seen, also where something else was raised: nobody else will ask.
+                answer.exception()
 
     def _abandon(self, number: int, method: str) -> None:
         """Remember a request that expired: an answer to it is late, not wrong."""
