@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.doctor import Exam, Step, Wrong, advice_for, nonsense, unknown_features
+from harness.doctor import Exam, Step, Wrong, advice_for, nonsense, told, unknown_features
 from harness.engine.adapter import PROTOCOL, check, command, fill, request_of, results_of, start_params
 from harness.engine.driver import Endpoint, Inexpressible, Refused, UpstreamQueue
 from harness.engine.probe import carries, reachable
@@ -229,10 +229,9 @@ class AdapterExam(Exam):
             if isinstance(answer, Endpoint):
                 continue
             if spec.features() <= self._claimed:
-                told = f"lacks {answer.feature}" if isinstance(answer, Inexpressible) else str(answer)
                 claims = ", ".join(sorted(spec.features()))
                 raise Wrong(
-                    f"a plain {key} tunnel was not published ({told}), though hello claims {claims}",
+                    f"a plain {key} tunnel was not published ({told(answer)}), though hello claims {claims}",
                     "claim only what can be published",
                     fatal=not live,
                 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -192,6 +195,74 @@ def test_an_engine_that_does_not_answer(tmp_path: Path, free_port: int) -> None:
     first = wrong(examine(load(str(file)), FEATURES))[0]
     assert first.name == "TCP"
     assert f"127.0.0.1:{free_port}" in first.found
+
+
+@pytest.mark.parametrize(
+    ("command", "found", "advice"),
+    [
+        (["no-such-engine"], "cannot start 'no-such-engine': no such program", "driver.command"),
+        (["{python}", "-c", "print('hello')"], "its ready line is not as agreed: 'hello'", "docs/engine.md"),
+        (["{python}", "-c", "import sys; sys.exit('no licence')"], "its last line: no licence", "by hand"),
+        (["{python}", "-c", "import signal; signal.pause()"], "no ready line within 0.5 s", "start_timeout_ms"),
+    ],
+)
+def test_an_engine_that_does_not_start(command: list[str], found: str, advice: str) -> None:
+    driver = {"kind": "launch", "command": command, "start_timeout_ms": 500 if "pause" in command[-1] else 20_000}
+    launched = dataclasses.replace(profile(), kind="launch", driver=driver)
+    first = wrong(examine(launched, FEATURES))[0]
+    assert (first.name, found in first.found, advice in first.advice) == ("control channel", True, True), str(first)
+
+
+def command_line(*words: str, **environment: str) -> tuple[int, str, str]:
+    """`edgecase doctor --engine ..` in a process of its own: exit code, stdout, stderr."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("EDGECASE_")}
+    code = "from harness.cli.main import entry; entry()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "doctor", "--engine", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**kept, **environment},
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (None, "no such profile; shipped are haproxy, reference, rstream; or give a TOML file's path"),
+        ('name = "x"\ncolour = "red"\n', "colour: unknown key, allowed are name, title"),
+        ("name = ", "Invalid value"),
+    ],
+)
+def test_a_profile_that_cannot_be_read_is_one_line_and_exit_code_2(
+    tmp_path: Path, text: str | None, found: str
+) -> None:
+    file = tmp_path / "mine.toml"
+    if text is not None:
+        file.write_text(text)
+    code, out, err = command_line(str(file))
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert str(file) in err
+    assert found in err
+
+
+def test_the_template_without_its_variables_is_one_line() -> None:
+    code, out, err = command_line("rstream")
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert "driver.address: the environment variable EDGECASE_ENGINE is not set" in err
+
+
+def test_a_line_per_check_and_exit_code_1_for_a_wrong_one() -> None:
+    here = {"EDGECASE_TOKEN": "t", "EDGECASE_CA_FILE": "/nonexistent", "EDGECASE_DOMAIN": "engine.test"}
+    code, out, _ = command_line("rstream", EDGECASE_ENGINE="127.0.0.1:1", **here)
+    lines = out.splitlines()
+    assert code == 1
+    assert lines[0].startswith("ok    profile: ")
+    assert lines[1].startswith("WRONG TCP: 127.0.0.1:1: ")
+    assert lines[-1] == "doctor: rstream: 1 of 2 checks failed"
 
 
 @pytest.fixture
