@@ -104,6 +104,7 @@ class Exam(ABC):
 _ADVICE = (
     ("no answer to", "answer each request by its id and flush stdout after each line; a slow engine needs longer"),
     ("not JSON", "stdout belongs to the protocol: one JSON-RPC message a line, everything else to stderr"),
+    ("is empty", "driver.command is the command line of the adapter, as a list of words"),
     ("cannot be started", "driver.command must name an executable program; ${HERE} is the profile's folder"),
     ("nobody made", "answer each request once, with the id that it carried"),
     ("without result or error", "an answer has the key `result` or the key `error`"),

@@ -171,6 +171,11 @@ def test_a_command_that_does_not_exist() -> None:
     assert "cannot be started: /nonexistent/adapter" in first.found
 
 
+def test_an_empty_command() -> None:
+    first = wrong(examine(profile(), FEATURES))[0]
+    assert (first.name, first.found) == ("process", "profile: driver.command is empty")
+
+
 def test_a_profile_may_not_claim_more_than_its_adapter() -> None:
     claims = profile(sys.executable, "-m", "tests.adapters.simple", features=("tls.terminated", "quic"))
     first = wrong(examine(claims, FEATURES, timeout=10))[0]

@@ -77,7 +77,9 @@ class RpcProcess:
         self._exit_told = asyncio.Event()
 
     async def start(self) -> None:
-        """Start the process. Raises `AdapterError`."""
+        """Start the process. Raises `SetupFailed`."""
+        if not self._command:
+            raise SetupFailed("profile: driver.command is empty")
         loop = asyncio.get_running_loop()
         try:
             self._transport, pipes = await loop.subprocess_exec(
