@@ -93,6 +93,13 @@ def test_an_adapter_in_another_language(tmp_path: Path) -> None:
     assert ran.record.engine.version.startswith("node-tls v")
 
 
+def test_a_run_in_which_no_case_ran_is_no_success(tmp_path: Path) -> None:
+    file = profile(tmp_path, "{python}", "-m", "tests.adapters.simple", features=("quic",))
+    ran = run(tmp_path, file, "tls-sanity")
+    assert (ran.code, ran.verdicts) == (2, {Verdict.UNSUPPORTED})
+    assert "nothing has been shown about this engine" in ran.said
+
+
 def test_one_that_never_stops_talking(tmp_path: Path) -> None:
     ran = run(tmp_path, profile(tmp_path, "{python}", "-m", "tests.adapters.noisy"), "tls-sanity")
     assert (ran.code, ran.verdicts) == (0, {Verdict.PASS}), ran.said
