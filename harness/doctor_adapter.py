@@ -163,6 +163,10 @@ class AdapterExam(Exam):
         """The engine starts without settings."""
         answer = await self._call("start", self._start_params({}))
         self._only_asked(answer, set())
+        for name, where in answer.get("addresses", {}).items():
+            wrong = await reachable(Endpoint("", where["address"], int(where["port"])), self.timeout)
+            if wrong is not None:
+                raise Wrong(f"nobody listens at the address {name!r}: {wrong}", "name only listeners that are open")
         return ""
 
     def _only_asked(self, answer: Mapping[str, Any], asked: set[str]) -> None:

@@ -74,6 +74,7 @@ WAYS = [
     ("IgnoresUnknownMethods", "unknown method", "no answer to 'x-"),
     ("TakesEverySetting", "unknown setting", "was accepted"),
     ("NeverStarts", "start", "lists ['domain'] as unsupported"),
+    ("ListensNowhere", "start", "nobody listens at the address 'redirect': 127.0.0.1:"),
     ("PublishesOneLess", "publish", "answered 'publish' of 5 specs with 4 results"),
     ("PublishesOneMore", "unknown protocol", "answered 'publish' of 1 specs with 2 results"),
     ("Reverses", "publish", "the results must stand in the order of the specs"),
@@ -163,6 +164,10 @@ def test_every_bad_adapter_is_tried() -> None:
     from tests.adapters.bad import CLASSES, PROGRAMS
 
     assert {way for way, _, _ in WAYS} == {*CLASSES, *PROGRAMS}
+
+
+def test_noise_on_stderr_is_no_fault() -> None:
+    assert wrong(examine(profile(sys.executable, "-m", "tests.adapters.noisy"), FEATURES, timeout=20)) == []
 
 
 def test_a_command_that_does_not_exist() -> None:

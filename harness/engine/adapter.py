@@ -91,6 +91,7 @@ class AdapterDriver(Driver):
         self._domain = DOMAIN
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self.can_refuse = False
+        self.addresses: dict[str, tuple[str, int]] = {}
         self.features: frozenset[str] = frozenset()
 
     # life
@@ -108,6 +109,10 @@ class AdapterDriver(Driver):
         if unsupported:
             raise NotSupported(f"setting {unsupported[0]}")
         self._running = True
+        for name, where in answer.get("addresses", {}).items():
+            self.addresses[name] = (where["address"], int(where["port"]))
+            wrong = await reachable(Endpoint("", *self.addresses[name]), min(self._timeout, PROBE_SECONDS))
+            self._blame(f"named a listener ({name}) where nobody listens", wrong)
         state = await self._call("status", {})
         self._within = state.get("pid") == self._rpc_process().pid
 

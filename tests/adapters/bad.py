@@ -55,6 +55,12 @@ class NeverStarts(Simple):
         return super().start(params) or ["domain"]
 
 
+class ListensNowhere(Simple):
+    def addresses(self) -> Result:
+        with socket.create_server(("127.0.0.1", 0)) as gone:
+            return {"redirect": {"address": "127.0.0.1", "port": gone.getsockname()[1]}}
+
+
 class PublishesOneLess(Simple):
     def publish(self, specs: Sequence[Mapping[str, Any]]) -> list[Result]:
         return super().publish(specs)[: max(1, len(specs) - 1)]

@@ -88,6 +88,7 @@ def run(way: Sequence[str], *names: str, timeout_ms: int = LONG) -> list[CaseRes
         ("Chatty", "sent an unknown notification 'progress'"),
         ("EndsAfterHello", "ended with status 7"),
         ("NeverStarts", "answered 'start' with the unsupported setting 'domain', which nobody asked for"),
+        ("ListensNowhere", "named a listener (redirect) where nobody listens: 127.0.0.1:"),
         ("HangsOnStart", "no answer to 'start' within 1 s"),
         ("HangsOnPublish", "no answer to 'publish' within 1 s"),
         ("DiesOnPublish", "ended with status 9"),
