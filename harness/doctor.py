@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.engine.driver import Inexpressible, Refused
 from harness.errors import NotSupported, SetupFailed
 from harness.model.profile import Profile
 
@@ -103,9 +104,15 @@ class Exam(ABC):
 _ADVICE = (
     ("no answer to", "answer each request by its id and flush stdout after each line; a slow engine needs longer"),
     ("not JSON", "stdout belongs to the protocol: one JSON-RPC message a line, everything else to stderr"),
+    ("is empty", "driver.command is the command line of the adapter, as a list of words"),
     ("cannot be started", "driver.command must name an executable program; ${HERE} is the profile's folder"),
     ("nobody made", "answer each request once, with the id that it carried"),
     ("without result or error", "an answer has the key `result` or the key `error`"),
+    ("must stand in the order", "answer with one result per spec, in their order"),
+    ("results", "answer with one result per spec, in their order"),
+    ("at the same place", "a client must be able to tell two tunnels apart: by name, or by port"),
+    ("runs over", "`transport` is udp for DTLS and QUIC tunnels only"),
+    ("answer nothing", "print nothing but answers, and `exited` once per end of the engine"),
     ("octets", "one message is one line of at most 4 MiB"),
     ("not installed", "install what the line names, then run doctor again"),
     ("ended with status", "an adapter runs until `shutdown` or the end of its stdin; its stderr says why it ended"),
@@ -115,8 +122,34 @@ _ADVICE = (
 )
 
 
+_ENGINE_ADVICE = (
+    ("cannot start", "driver.command must name an executable program; ${HERE} is the profile's folder"),
+    (
+        "is not as agreed",
+        "on stdout an engine first prints one JSON line that says where it listens: see docs/engine.md",
+    ),
+    ("names no https", "the ready line must name the public listener under `https`: see docs/engine.md"),
+    ("before its ready line", "its last line says why it ended: run driver.command by hand"),
+    (
+        "no ready line",
+        "the engine prints it once every listener is open; a slow one needs a longer driver.start_timeout_ms",
+    ),
+    ("refused the control channel", "is driver.token (or the certificate) that of an agent which may publish tunnels?"),
+    ("certificate", "driver.ca_file must hold the CA that signed the engine's certificate, and driver.domain its name"),
+    (
+        "no control channel",
+        "does the address lead to the engine's agent listener, and nothing in between that ends TLS?",
+    ),
+    ("cannot resolve", "driver.address must be a host (or host:port) that this machine can resolve"),
+    ("without saying its host name", "a published tunnel's properties must come back with its host name"),
+    ("no answer to the tunnel", "the engine must answer the opening of a tunnel, with its properties or an error"),
+)
+
+
 def advice_for(cause: str) -> str:
     """What to do about an adapter's or engine's failure with this cause."""
+    if cause.startswith("engine:"):
+        return next((advice for part, advice in _ENGINE_ADVICE if part in cause), "its log says more")
     return next((advice for part, advice in _ADVICE if part in cause), "see docs/adapters.md")
 
 
@@ -128,6 +161,14 @@ def unknown_features(names: Iterable[str], known: frozenset[str], who: str) -> N
     near = {name: difflib.get_close_matches(name, known, 1, 0.6) for name in strange}
     told = ", ".join(f"{name!r}{f' (did you mean {near[name][0]!r}?)' if near[name] else ''}" for name in strange[:5])
     raise Wrong(f"{who} claims unknown features: {told}", "the names are those of fixtures/features.toml")
+
+
+def told(answer: object) -> str:
+    """What was said instead of an endpoint, in words."""
+    if isinstance(answer, Refused):
+        code = f"{answer.code}: " if answer.code is not None else ""
+        return f"{code}{answer.message}"
+    return f"lacks {answer.feature}" if isinstance(answer, Inexpressible) else str(answer)
 
 
 def nonsense() -> str:

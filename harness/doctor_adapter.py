@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.doctor import Exam, Step, Wrong, advice_for, nonsense, unknown_features
+from harness.doctor import Exam, Step, Wrong, advice_for, nonsense, told, unknown_features
 from harness.engine.adapter import PROTOCOL, check, command, fill, request_of, results_of, start_params
 from harness.engine.driver import Endpoint, Inexpressible, Refused, UpstreamQueue
 from harness.engine.probe import carries, reachable
@@ -156,18 +156,27 @@ class AdapterExam(Exam):
                 f"`start` with the setting {key!r} was accepted",
                 "list every settings key that is not understood under `unsupported`, and do not start",
             )
+        self._only_asked(answer, {key})
         return "listed as unsupported"
 
     async def check_start(self) -> str:
         """The engine starts without settings."""
         answer = await self._call("start", self._start_params({}))
-        if answer.get("unsupported"):
+        self._only_asked(answer, set())
+        for name, where in answer.get("addresses", {}).items():
+            wrong = await reachable(Endpoint("", where["address"], int(where["port"])), self.timeout)
+            if wrong is not None:
+                raise Wrong(f"nobody listens at the address {name!r}: {wrong}", "name only listeners that are open")
+        return ""
+
+    def _only_asked(self, answer: Mapping[str, Any], asked: set[str]) -> None:
+        strange = sorted(set(answer.get("unsupported", [])) - asked)
+        if strange:
             raise Wrong(
-                f"`start` without settings lists {answer['unsupported']} as unsupported",
+                f"`start` lists {strange} as unsupported, which nobody asked for",
                 "only keys of `settings` can be unsupported",
                 fatal=True,
             )
-        return ""
 
     def _start_params(self, settings: dict[str, str | int | bool]) -> dict[str, Any]:
         return start_params(self.profile, Settings.of(settings), self._folder, WORKER)
@@ -187,9 +196,9 @@ class AdapterExam(Exam):
             asked.append(request)
         answer = await self._call("publish", {"specs": asked})
         try:
-            results = results_of(answer, len(asked))
+            results = results_of(answer, asked, list(specs.values()))
         except AdapterError as error:
-            raise Wrong(error.cause, "answer with one result per spec, in their order") from error
+            raise Wrong(error.cause, advice_for(error.cause)) from error
         for key, result in zip(specs, results, strict=True):
             self._tunnels[key].answer = result
 
@@ -212,19 +221,24 @@ class AdapterExam(Exam):
 
     async def check_publish(self) -> str:
         """As many answers as specs; what hello claims is published."""
-        await self._publish(SPECS)
+        try:
+            await self._publish(SPECS)
+        except AdapterError as error:
+            raise Wrong(error.cause, advice_for(error.cause), fatal=True) from error
+        except Wrong as wrong:
+            raise Wrong(wrong.found, wrong.advice, fatal=True) from wrong
+        live = self._live()
         for key, spec in SPECS.items():
             answer = self._tunnels[key].answer
             if isinstance(answer, Endpoint):
                 continue
             if spec.features() <= self._claimed:
-                told = f"lacks {answer.feature}" if isinstance(answer, Inexpressible) else str(answer)
                 claims = ", ".join(sorted(spec.features()))
                 raise Wrong(
-                    f"a plain {key} tunnel was not published ({told}), though hello claims {claims}",
+                    f"a plain {key} tunnel was not published ({told(answer)}), though hello claims {claims}",
                     "claim only what can be published",
+                    fatal=not live,
                 )
-        live = self._live()
         if not live:
             raise Wrong("nothing that doctor knows of was published", "no case of the suite could run", fatal=True)
         return f"{len(live)} of {len(SPECS)} specs have an endpoint: {', '.join(live)}"
@@ -240,6 +254,7 @@ class AdapterExam(Exam):
                 continue
             wrong = await reachable(endpoint, self.timeout)
             if wrong is not None:
+                await self._call("status", {})
                 raise Wrong(
                     f"nobody listens at the endpoint of {key}: {wrong}",
                     "answer `publish` only when the engine listens, with the port that it really has",
@@ -256,6 +271,8 @@ class AdapterExam(Exam):
             wrong = await carries(endpoint, self._tunnels[key].spec, self._tunnels[key].queue, self.timeout)
             if wrong is None:
                 continue
+            # An adapter that is gone took its tunnels along: then that is what is wrong.
+            await self._call("status", {})
             other = next((name for name in live if name != key and self._tunnels[name].queue.waiting), None)
             crossed = f"; it came to the upstream of {other} instead" if other else ""
             raise Wrong(f"{key} at {endpoint.address}:{endpoint.port} ({endpoint.host}): {wrong}{crossed}", advice)
@@ -295,7 +312,7 @@ class AdapterExam(Exam):
         state = await self._call("status", {})
         if not state["running"]:
             raise Wrong("`status` says that the engine does not run", "it was started and has not been stopped")
-        pid: int | None = state.get("pid")
+        pid = int(state["pid"]) if state.get("pid") else None
         if pid is not None and not _descends(pid, self._rpc.pid):
             raise Wrong(f"pid {pid} is no process that the adapter started", "tell the pid of the engine's own process")
         return pid

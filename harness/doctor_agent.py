@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from collections.abc import Sequence
 
-from harness.doctor import Exam, Step, Wrong, nonsense
+from harness.doctor import Exam, Step, Wrong, nonsense, told
 from harness.engine.agent_driver import ProtocolDriver, split_address
 from harness.engine.driver import Endpoint, Published, Session
 from harness.engine.factory import make_driver
@@ -109,7 +109,7 @@ class AgentExam(Exam):
         answer = self._published.answer
         if not isinstance(answer, Endpoint):
             raise Wrong(
-                f"a plain TLS tunnel was refused: {answer}",
+                f"a plain TLS tunnel was refused: {told(answer)}",
                 "the credential needs the right to publish tunnels",
                 fatal=True,
             )
@@ -138,7 +138,7 @@ class AgentExam(Exam):
             return f"not even sent: {failed.cause}"
         if isinstance(published.answer, Endpoint):
             raise Wrong(f"protocol {protocol!r} got an endpoint", "the engine must refuse what it does not know")
-        return f"refused: {published.answer}"
+        return f"refused: {told(published.answer)}"
 
     async def check_close(self) -> str:
         """The control channel closes, and the engine is still there."""

@@ -3,6 +3,7 @@ crash."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +14,8 @@ from harness.model.profile import Profile
 from harness.model.spec import Settings, TunnelSpec
 
 DriverFactory = Callable[[Profile], Driver]
+MAX_LOST = 3
+"""How often an adapter that is lost while the engine runs is started again for the same settings."""
 
 
 @dataclass
@@ -50,6 +53,7 @@ class EnginePool:
         self._factory = factory
         self._plan = plan
         self._held: dict[Settings, Held] = {}
+        self._lost: Counter[Settings] = Counter()
         self._impossible: dict[Settings, NotSupported | SetupFailed] = {}
         self.version = ""
 
@@ -59,7 +63,7 @@ class EnginePool:
         if settings in self._impossible:
             raise self._impossible[settings]
         held = self._held.get(settings)
-        if held is not None and held.driver.crashed() is not None:
+        if held is not None and (held.driver.crashed() or held.driver.lost()):
             await self.drop(held)
             held = None
         if held is None:
@@ -99,9 +103,13 @@ class EnginePool:
         return await self._start(settings)
 
     async def drop(self, held: Held) -> None:
-        """Stop an engine and forget it."""
+        """Stop an engine and forget it; after the last of `MAX_LOST` adapters that were lost, the settings, too."""
+        lost = held.driver.lost() if held.driver.crashed() is None else None
         if self._held.get(held.settings) is held:
             del self._held[held.settings]
+            self._lost[held.settings] += lost is not None
+        if lost is not None and self._lost[held.settings] >= MAX_LOST:
+            self._impossible[held.settings] = SetupFailed(lost)
         await held.driver.stop()
 
     @property

@@ -119,7 +119,7 @@ class Runner:
                 return Verdicts(Verdict.SETUP, f"sanity: {reason}"), judge, held.driver.log_tail(LOG_LINES)
             end, judge = await self._script(planned, held, transcript, judge)
             log = held.driver.log_tail(LOG_LINES)
-            if end.verdict is Verdict.CRASH and not private:
+            if not private and (end.verdict is Verdict.CRASH or held.driver.lost() is not None):
                 await self._pool.drop(held)
             return end, judge, log
         finally:
@@ -255,12 +255,16 @@ def _judged(judge: Judge) -> Verdicts:
 
 
 async def _or_crash(driver: Driver, end: Verdicts) -> Verdicts:
-    """A dead engine is a crash whatever the script made of it, unless the fault is ours."""
+    """A dead engine is a crash whatever the script made of it, and with an adapter that is lost nothing can be said of
+    the engine; unless the fault is ours."""
     fine = end.verdict in (Verdict.PASS, Verdict.INFO)
     how = driver.crashed() if fine else await driver.ended()
-    if how is None or end.verdict is Verdict.HARNESS:
+    if end.verdict is Verdict.HARNESS:
         return end
-    return Verdicts(Verdict.CRASH, f"the engine {how}")
+    if how is not None:
+        return Verdicts(Verdict.CRASH, f"the engine {how}")
+    lost = None if fine else driver.lost()
+    return end if lost is None else Verdicts(Verdict.SETUP, lost)
 
 
 def _our_fault(error: Exception) -> str:

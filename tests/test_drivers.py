@@ -226,6 +226,12 @@ class TestProcess:
         assert len(tail.last(10_000)) == TAIL_LINES + 2
         assert tail.last(3) == ("x" * LINE_LIMIT, "other", "last")
 
+    def test_a_flood_in_one_piece_leaves_its_end(self) -> None:
+        tail = LogTail()
+        tail.feed(b"begun ")
+        tail.feed(b"".join(b"%d\n" % number for number in range(3 * TAIL_LINES)))
+        assert tail.last(10_000) == tuple(str(number) for number in range(2 * TAIL_LINES, 3 * TAIL_LINES))
+
 
 class TestWords:
     """Addresses, properties in refusals, arguments of settings."""

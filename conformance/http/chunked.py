@@ -81,14 +81,17 @@ async def test_a_very_large_chunk_size(scene: Scene) -> None:
     over={"end": ("one-octet-more", "missing", "lf")},
 )
 async def test_chunk_data_ends_with_crlf(scene: Scene) -> None:
-    """Chunk data without CRLF right behind its declared end is refused, or read in one way and framed anew."""
+    """Chunk data without CRLF right behind its declared end is refused, or read in one way and framed anew.
+
+    Behind a bare LF nothing follows: for an engine that takes it as the end of a line it would be an ordinary request.
+    """
     data_end = {"one-octet-more": b"X\r\n", "missing": b"", "lf": b"\n"}[scene.variant["end"]]
     async with probing(scene) as probe:
         await probe.say(
             probe.head("POST", [CHUNKED])
             + write.chunk(b"hello", data_end=data_end)
             + write.last_chunk()
-            + probe.smuggled()
+            + (b"" if scene.variant["end"] == "lf" else probe.smuggled())
         )
         await probe.outcome()
         probe.judge_framing(None, "RFC9112-7.1-4")

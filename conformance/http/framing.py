@@ -187,11 +187,13 @@ async def test_a_very_large_content_length(scene: Scene) -> None:
     """A very large Content-Length is refused or waited for, never cut to what fits a machine word.
 
     Under 64 or 32 bits the three numbers would be 1, negative, and 5; the five octets of content are followed by what
-    would then be another request.
+    would then be another request. Where the body is waited for the upstream answers early: an engine that believes the
+    request to be over now goes on to what follows, and writes it as a request of its own into the unfinished body.
     """
     length = scene.variant["length"]
     async with probing(scene) as probe:
-        await probe.say(probe.head("POST", [("Content-Length", length)]) + b"hello" + probe.smuggled())
+        body = b"hello" + probe.smuggled()
+        await probe.say(probe.head("POST", [("Content-Length", length)]) + body)
         await probe.outcome(may_wait=True)
         probe.judge(
             "RFC9110-8.6-3",
@@ -214,6 +216,15 @@ async def test_a_very_large_content_length(scene: Scene) -> None:
                 or probe.request.get("transfer-encoding") is not None
             )
             probe.expect("RFC9110-8.6-3", same, expected=f"Content-Length {length} or chunked at the upstream")
+            await probe.request.respond(200, body=probe.nonce.encode())
+            await probe.client.outcome()
+            await scene.settle()
+            alone = len(probe.requests) == 1 and not probe.upstream.unexpected
+            await probe.client.close()
+            with scene.judging("RFC9110-8.6-3"):
+                unchanged = body.startswith(await probe.request.body_so_far())
+            expected = "nothing at the upstream but the body as the client sent it"
+            probe.expect("RFC9110-8.6-3", alone and unchanged, expected=expected)
 
 
 @case("http-framing-08", checks=["RFC9112-6.3-8"], publish=http())

@@ -52,6 +52,10 @@ class Adapter(ABC):
     def start(self, params: Mapping[str, Any]) -> list[str]:
         """Start the engine, or give the keys of `settings` that cannot be had (then it is not started)."""
 
+    def addresses(self) -> Result:
+        """Where listeners are that no tunnel is reached at, by name: `redirect`, with address and port."""
+        return {}
+
     @abstractmethod
     def publish(self, specs: Sequence[Mapping[str, Any]]) -> list[Result]:
         """Publish `specs` next to what is published; one of endpoint, refused, unsupported per spec, in their order."""
@@ -154,7 +158,10 @@ class Adapter(ABC):
 
     def _start(self, params: Mapping[str, Any]) -> Result:
         unsupported = self.start(params)
-        return {"unsupported": unsupported} if unsupported else {}
+        if unsupported:
+            return {"unsupported": unsupported}
+        addresses = self.addresses()
+        return {"addresses": addresses} if addresses else {}
 
     def _unpublish(self, params: Mapping[str, Any]) -> Result:
         self.unpublish(params["keys"])

@@ -4,7 +4,9 @@ All specs go into one configuration with three listeners, each for as many tunne
 
 - `tls`: TLS ends here; a line of the crt-list per set of TLS options, tunnels by server name;
 - `http`: the same in HTTP mode, tunnels by Host;
-- `pass`: reads the ClientHello, never ends TLS, tunnels by server name.
+- `pass`: reads the ClientHello, never ends TLS, tunnels by server name;
+
+and with the setting `listener.http` a fourth, plain one, `redirect`, which sends every request to https.
 
 HAProxy has no way to say no to a tunnel: what it cannot express is answered with the feature that it lacks. It is
 started without a master process, so that the process that is told is the one that works.
@@ -28,6 +30,7 @@ from harness.foreign import program
 ADDRESS = "127.0.0.1"
 START_SECONDS = 5.0
 LISTENERS = ("tls", "http", "pass")
+REDIRECT = "redirect"
 TLS_VERSIONS = {"tls1.2": "TLSv1.2", "tls1.3": "TLSv1.3"}
 TLS12_CIPHERS = {
     "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256": "ECDHE-ECDSA-AES128-GCM-SHA256",
@@ -62,13 +65,14 @@ _FREE = frozenset(
 
 # How a setting is said to HAProxy: section (a listener's `defaults` or `global`) and directive.
 _SETTINGS: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "timeout.http-idle-ms": (("http", "timeout http-keep-alive {value}ms"),),
+    # A connection without its first request is idle, too, and HAProxy has one clock for that and for the fields.
+    "timeout.http-idle-ms": (("http", "timeout http-keep-alive {value}ms"), ("http", "timeout http-request {value}ms")),
     "timeout.http-header-ms": (("http", "timeout http-request {value}ms"),),
     "timeout.http-response-ms": (("http", "timeout server {value}ms"),),
     "timeout.close-ms": (("tcp", "timeout client-fin {value}ms"), ("tcp", "timeout server-fin {value}ms")),
     "limit.http-header-count": (("global", "tune.http.maxhdr {value}"),),
 }
-_HANDLED = ("project.tls-min-version", "certificate.key", "domain", "limit.http-header-bytes")
+_HANDLED = ("project.tls-min-version", "certificate.key", "domain", "limit.http-header-bytes", "listener.http")
 _DEFAULTS = {
     "tcp": {"timeout connect": "3s", "timeout client": "1h", "timeout server": "1h"},
     "http": {
@@ -199,15 +203,18 @@ class Configuration:
         for index, tunnel in enumerate(tunnels):
             if tunnel.listener == "http":
                 lines += self._http_back(index, tunnel)
+        if REDIRECT in self._ports:
+            lines += ["frontend redirect", self._bind(REDIRECT), "  http-request redirect scheme https code 308"]
         return lines
 
     def _said(self, section: str) -> dict[str, str]:
         """The directives of `section` that settings ask for."""
         said = {}
-        for key, value in self._settings.items():
-            for where, text in _SETTINGS.get(key, ()):
-                if where == section:
-                    name, _, rest = text.format(value=value).rpartition(" ")
+        # In the order of the table: where two settings share a clock, the later one is the more particular.
+        for key, rules in _SETTINGS.items():
+            for where, text in rules:
+                if where == section and key in self._settings:
+                    name, _, rest = text.format(value=self._settings[key]).rpartition(" ")
                     said[name] = rest
         return said
 
@@ -222,11 +229,18 @@ class Configuration:
     def _defaults(self, mode: str) -> list[str]:
         values = {**_DEFAULTS[mode], **self._said(mode)}
         lines = [f"defaults {mode}", f"  mode {mode}", "  log global", f"  option {mode}log", "  retries 0"]
+        if mode == "http":
+            # Without it the preface of HTTP/2 is taken on any connection, whatever ALPN selected.
+            lines.append("  option disable-h2-upgrade")
         return lines + [f"  {name} {value}" for name, value in values.items()]
 
     def _bind(self, listener: str) -> str:
         plain = f"  bind {ADDRESS}:{self._ports[listener]}"
-        return plain if listener == "pass" else f"{plain} ssl crt-list {self._path(f'{listener}.crtlist')} strict-sni"
+        return (
+            plain
+            if listener in ("pass", REDIRECT)
+            else f"{plain} ssl crt-list {self._path(f'{listener}.crtlist')} strict-sni"
+        )
 
     def _tls_front(self) -> list[str]:
         table = self._path("tls.map")
@@ -274,6 +288,7 @@ class HAProxy(Adapter):
 
     name = "HAProxy"
     features = (
+        "edge.redirect",
         "http.h1",
         "http.interim",
         "http.trailers",
@@ -315,7 +330,7 @@ class HAProxy(Adapter):
         return super().hello()
 
     def start(self, params: Mapping[str, Any]) -> list[str]:
-        """Start with no tunnel, on three ports of our own."""
+        """Start with no tunnel, on ports of our own."""
         unsupported = [key for key, value in params["settings"].items() if not _can(key, value)]
         if unsupported:
             return unsupported
@@ -329,15 +344,20 @@ class HAProxy(Adapter):
         self._start_on_free_ports()
         return []
 
+    def addresses(self) -> Result:
+        """The plain listener, where it was asked for."""
+        return {name: {"address": ADDRESS, "port": port} for name, port in self._ports.items() if name == REDIRECT}
+
     def _start_on_free_ports(self) -> None:
         """Take ports that are free; where somebody was quicker, the next ones. Raises `Trouble`."""
         tried: set[int] = set()
         problem = "no free port"
+        listeners = (*LISTENERS, *([REDIRECT] if self._params["settings"].get("listener.http") else []))
         for _ in range(8):
-            found = [port for port, _ in zip(free_ports(self._params["ports"], tried), LISTENERS, strict=False)]
-            if len(found) < len(LISTENERS):
+            found = [port for port, _ in zip(free_ports(self._params["ports"], tried), listeners, strict=False)]
+            if len(found) < len(listeners):
                 break
-            self._ports = dict(zip(LISTENERS, found, strict=True))
+            self._ports = dict(zip(listeners, found, strict=True))
             tried |= set(found)
             wrong = self._launch()
             if wrong is None:
@@ -435,8 +455,8 @@ class HAProxy(Adapter):
 
 def _can(key: str, value: object) -> bool:
     """Whether HAProxy can be started with this setting."""
-    if key.startswith("listener."):
-        return value is False
+    if key.startswith("listener.") and value is False:
+        return True
     return key in _SETTINGS or key in _HANDLED
 
 

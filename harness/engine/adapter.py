@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -18,7 +18,7 @@ import jsonschema
 
 from harness.engine.driver import Driver, Endpoint, Incoming, Inexpressible, Published, Refused, Session, UpstreamQueue
 from harness.engine.probe import carries, reachable
-from harness.engine.rpc import AdapterError, RpcProcess
+from harness.engine.rpc import LOG_LINE, AdapterError, RpcProcess, one_line
 from harness.errors import NotSupported, SetupFailed
 from harness.link.tcp import TcpListener
 from harness.model.profile import Profile
@@ -35,6 +35,12 @@ PROBES: Mapping[str, TunnelSpec] = {"tls": tls(), "http": http()}
 """What is published next to the cases' specs of a family, to see that the adapter's endpoints lead to the upstream."""
 PROBE_SECONDS = 5.0
 LOG_LINES = 60
+PORT_RANGES = 24
+"""How many ranges fit below the ephemeral one; more workers share them, and an adapter looks for free ports anyway."""
+DATAGRAM_FAMILIES = ("dtls", "quic")
+
+
+Answer = Endpoint | Refused | Inexpressible
 
 
 @dataclass
@@ -44,7 +50,7 @@ class _Plan:
     spec: TunnelSpec
     listener: TcpListener
     queue: UpstreamQueue = field(default_factory=UpstreamQueue)
-    answer: Endpoint | Refused | Inexpressible | None = None
+    answer: Answer | None = None
     pump: asyncio.Task[None] | None = None
 
 
@@ -77,12 +83,15 @@ class AdapterDriver(Driver):
         self._rpc: RpcProcess | None = None
         self._plans: dict[str, _Plan] = {}
         self._version = ""
+        self._lost: str | None = None
         self._log: tuple[str, ...] = ()
         self._engine_log: tuple[str, ...] = ()
         self._running = False
+        self._within = False
         self._domain = DOMAIN
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self.can_refuse = False
+        self.addresses: dict[str, tuple[str, int]] = {}
         self.features: frozenset[str] = frozenset()
 
     # life
@@ -90,12 +99,22 @@ class AdapterDriver(Driver):
     async def start(self, settings: Settings) -> None:
         """Start the adapter, say hello, start the engine. Raises `SetupFailed`, `NotSupported`."""
         await self.hello()
-        self._folder = tempfile.TemporaryDirectory(prefix="edgecase-engine-")
+        self._folder = tempfile.TemporaryDirectory(prefix="edgecase-engine-", ignore_cleanup_errors=True)
         self._domain = str(settings.get("domain", DOMAIN))
         answer = await self._call("start", start_params(self._profile, settings, Path(self._folder.name), self._worker))
-        for key in answer.get("unsupported", []):
-            raise NotSupported(str(key))
+        unsupported = answer.get("unsupported", [])
+        strange = [key for key in unsupported if settings.get(key) is None]
+        if strange:
+            raise AdapterError(f"answered 'start' with the unsupported setting {strange[0]!r}, which nobody asked for")
+        if unsupported:
+            raise NotSupported(f"setting {unsupported[0]}")
         self._running = True
+        for name, where in answer.get("addresses", {}).items():
+            self.addresses[name] = (where["address"], int(where["port"]))
+            wrong = await reachable(Endpoint("", *self.addresses[name]), min(self._timeout, PROBE_SECONDS))
+            self._blame(f"named a listener ({name}) where nobody listens", wrong)
+        state = await self._call("status", {})
+        self._within = state.get("pid") == self._rpc_process().pid
 
     async def hello(self) -> dict[str, Any]:
         """Start the adapter's process and learn what it is. Raises `SetupFailed`."""
@@ -106,14 +125,13 @@ class AdapterDriver(Driver):
             raise AdapterError(f"speaks protocol {answer['protocol']}, this suite speaks {PROTOCOL}")
         self.can_refuse = answer["can_refuse"]
         self.features = frozenset(answer["features"])
-        self._version = f"{answer['name']} {answer['version']}"[:200]
+        self._version = one_line(f"{answer['name']} {answer['version']}", 200)
         return answer
 
     async def restart(self) -> None:
         """Ask the adapter to restart its engine; published specs stay as they were."""
         await self._call("restart", {})
-        if self._rpc is not None:
-            self._rpc.exited = None
+        self._rpc_process().forget_exit()
 
     async def stop(self) -> None:
         """Shut the engine and the adapter down, whatever state they are in."""
@@ -154,7 +172,8 @@ class AdapterDriver(Driver):
             self._plans[key] = plan
         asked = [request_of(key, plan.spec, plan.listener, self._domain) for key, plan in self._plans.items()]
         answer = await self._call("publish", {"specs": asked})
-        for plan, result in zip(self._plans.values(), results_of(answer, len(asked)), strict=True):
+        specs_asked = [plan.spec for plan in self._plans.values()]
+        for plan, result in zip(self._plans.values(), results_of(answer, asked, specs_asked), strict=True):
             plan.answer = result
         await self._check_endpoints(probes)
 
@@ -184,15 +203,19 @@ class AdapterDriver(Driver):
 
     async def open_session(self, key: str) -> Session:
         """A view of what was planned for this case. Raises `SetupFailed` when the adapter is gone."""
-        if self._rpc is None or self._rpc.broken is not None:
-            raise SetupFailed(self._rpc.broken if self._rpc and self._rpc.broken else "adapter: not running")
+        lost = self.lost()
+        if lost is not None:
+            raise SetupFailed(lost)
         return AdapterSession(self, key)
 
     def planned(self, key: str) -> Published:
-        """What became of the planned publication `key`. Raises `NotSupported` when nothing like it was planned."""
+        """What became of the planned publication `key`. Raises `NotSupported` when nothing like it was planned, and
+        `AdapterError` when the adapter lacks what the profile claims: that must not pass for a case that is not due."""
         plan = self._plans.get(key)
         if plan is None or plan.answer is None:
             raise NotSupported("dynamic publishing")
+        if isinstance(plan.answer, Inexpressible) and plan.answer.feature in self._profile.features:
+            raise AdapterError(f"answered that it lacks {plan.answer.feature!r}, which the profile claims")
         return Published(plan.spec, plan.answer, plan.queue)
 
     def reset_streams(self, key: str) -> None:
@@ -205,19 +228,32 @@ class AdapterDriver(Driver):
     # state
 
     def crashed(self) -> str | None:
-        """What the adapter's `exited` notification said of the engine."""
-        return self._rpc.exited if self._rpc is not None else None
+        """What the adapter's `exited` notification said of the engine, or how the adapter ended where it had told that
+        the engine is its own process."""
+        if self._rpc is None:
+            return None
+        return self._rpc.exited or (self._rpc.end if self._within else None)
 
     async def ended(self) -> str | None:
-        """Ask the adapter for its engine's state; an adapter that no longer answers is no crash of the engine."""
+        """Ask the adapter for its engine's state; an adapter that no longer answers is lost, and no crash of the
+        engine."""
         if self._rpc is None or self._rpc.exited is not None or self._rpc.broken is not None:
             return self.crashed()
         try:
             state = await self._call("status", {})
-            self._engine_log = tuple((await self._call("log", {"lines": LOG_LINES}))["lines"])
-        except SetupFailed:
+            self._engine_log = tuple(one_line(line, LOG_LINE) for line in await self._engine_lines())
+        except SetupFailed as error:
+            self._lost = error.cause
             return self.crashed()
         return self.crashed() or (None if state["running"] else "is not running any more")
+
+    async def _engine_lines(self) -> list[str]:
+        lines: list[str] = (await self._call("log", {"lines": LOG_LINES}))["lines"]
+        return lines[-LOG_LINES:]
+
+    def lost(self) -> str | None:
+        """Why the adapter can't be asked any more, or did not answer when it was asked last."""
+        return self._rpc_process().broken or self._lost if self._rpc is not None else "adapter: not running"
 
     def log_tail(self, lines: int = 40) -> tuple[str, ...]:
         """The last lines of the engine's log as the adapter gave it when it was last asked, else of its stderr."""
@@ -229,9 +265,12 @@ class AdapterDriver(Driver):
         """Name and version from `hello`."""
         return self._version
 
+    def _rpc_process(self) -> RpcProcess:
+        assert self._rpc is not None, "call start() first"
+        return self._rpc
+
     async def _call(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
-        assert self._rpc is not None
-        result = await self._rpc.call(method, params)
+        result = await self._rpc_process().call(method, params)
         problem = check(method, "result", result)
         if problem:
             raise AdapterError(f"answered {method!r} with {problem}")
@@ -256,11 +295,14 @@ def check(method: str, part: str, value: object) -> str | None:
     """What is wrong with the `params` or the `result` of `method`, in one line, or `None`."""
     whole = schema()
     validator = jsonschema.Draft202012Validator({"$ref": f"#/$defs/{method}.{part}", "$defs": whole["$defs"]})
-    error = jsonschema.exceptions.best_match(validator.iter_errors(value))
+    try:
+        error = jsonschema.exceptions.best_match(validator.iter_errors(value))
+    except RecursionError:
+        return f"{part}: nested too deeply"
     if error is None:
         return None
     where = ".".join(str(step) for step in error.absolute_path) or part
-    return f"{where}: {error.message[:200]}"
+    return f"{where}: {one_line(error.message, 200)}"
 
 
 def command(profile: Profile) -> list[str]:
@@ -272,7 +314,7 @@ def start_params(profile: Profile, settings: Settings, folder: Path, worker: int
     """What `start` is told: settings, a folder, a port range of this worker, and the edge's certificate."""
     domain = str(settings.get("domain", DOMAIN))
     identity = edge_identity(domain, kind=str(settings.get("certificate.key", "ecdsa")))
-    first = FIRST_PORT + worker * PORTS_PER_WORKER
+    first = FIRST_PORT + worker % PORT_RANGES * PORTS_PER_WORKER
     return {
         "settings": dict(settings.items),
         "options": profile.driver.get("options", {}),
@@ -299,22 +341,59 @@ def request_of(key: str, spec: TunnelSpec, listener: TcpListener, domain: str = 
     }
 
 
-def results_of(answer: Mapping[str, Any], asked: int) -> list[Endpoint | Refused | Inexpressible]:
-    """The results of `publish`, which must be as many as were `asked` for. Raises `AdapterError`."""
+def results_of(
+    answer: Mapping[str, Any], asked: Sequence[Mapping[str, Any]], specs: Sequence[TunnelSpec]
+) -> list[Answer]:
+    """The results of `publish`, which must be as many as were `asked` for, and could be true: each under its own name,
+    no two at one place, over the transport of its family. Raises `AdapterError`."""
     results = answer["results"]
-    if len(results) != asked:
-        raise AdapterError(f"answered 'publish' of {asked} specs with {len(results)} results")
-    return [_answer(result) for result in results]
+    if len(results) != len(asked):
+        raise AdapterError(f"answered 'publish' of {len(asked)} specs with {len(results)} results")
+    names = {name: item["key"] for item in asked for name in _names(item)}
+    taken: dict[tuple[str, str, int, str], str] = {}
+    answers = []
+    for item, spec, result in zip(asked, specs, results, strict=True):
+        found = _answer(result)
+        if isinstance(found, Endpoint):
+            wrong = _contradiction(item, spec, found, names, taken)
+            if wrong:
+                raise AdapterError(f"published {item['key']!r} {wrong}")
+        answers.append(found)
+    return answers
 
 
-def _answer(result: dict[str, Any]) -> Endpoint | Refused | Inexpressible:
+def _names(item: Mapping[str, Any]) -> set[str]:
+    return {str(name).lower() for name in (item["host"], item["properties"].get("hostname")) if name}
+
+
+def _contradiction(
+    item: Mapping[str, Any],
+    spec: TunnelSpec,
+    found: Endpoint,
+    names: Mapping[str, str],
+    taken: dict[tuple[str, str, int, str], str],
+) -> str:
+    """What makes this endpoint impossible next to the others, or nothing."""
+    host = found.host.lower()
+    if host in names and host not in _names(item):
+        return f"under the name of {names[host]!r}: the results must stand in the order of the specs"
+    place = (host, found.address, found.port, found.transport)
+    if place in taken:
+        return f"at the same place as {taken[place]!r}"
+    taken[place] = item["key"]
+    due = "udp" if spec.family in DATAGRAM_FAMILIES else "tcp"
+    return "" if found.transport == due else f"over {found.transport}, and {spec.family} runs over {due}"
+
+
+def _answer(result: dict[str, Any]) -> Answer:
     if "endpoint" in result:
         found = result["endpoint"]
-        return Endpoint(found["host"], found["address"], found["port"], found.get("transport", "tcp"))
+        # 8080.0 is an integer to JSON Schema.
+        return Endpoint(found["host"], found["address"], int(found["port"]), found.get("transport", "tcp"))
     if "refused" in result:
         refused = result["refused"]
-        return Refused(refused.get("code"), refused["message"], refused.get("property"))
-    return Inexpressible(result["unsupported"])
+        return Refused(refused.get("code"), one_line(refused["message"]), refused.get("property"))
+    return Inexpressible(one_line(result["unsupported"]))
 
 
 def _plain(value: object) -> object:

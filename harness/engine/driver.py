@@ -169,6 +169,11 @@ class Driver(ABC):
         """As `crashed`, but certain: asked after a departure, it waits until a dying process is gone. Bounded."""
         return self.crashed()
 
+    def lost(self) -> str | None:
+        """Why nobody can tell about the engine any more (an adapter that ended, or spoke nonsense), else `None`. Begins
+        with who is to blame."""
+        return None
+
     def exchange_certificate(self) -> int:
         """Put another certificate of the same names into the files that the engine was given by the setting
         `certificate.reload`; its serial number. Raises `NotSupported`."""

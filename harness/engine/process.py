@@ -43,6 +43,10 @@ class LogTail:
     def feed(self, data: bytes, source: int = 2) -> None:
         """Take octets of one source."""
         *whole, rest = data.split(b"\n")
+        if len(whole) > TAIL_LINES:
+            # What would not be kept is not looked at, either: who never stops talking slows nobody down.
+            self._partial.pop(source, None)
+            whole = whole[-TAIL_LINES:]
         for line in whole:
             if text := self._shown(self._partial.pop(source, b"") + line):
                 self._lines.append(text)

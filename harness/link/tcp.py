@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import struct
 from collections import deque
@@ -64,11 +65,21 @@ class TcpLink(Link, asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The transport is gone (asyncio's callback)."""
+        if exc is not None:
+            self._take_rest()
         self._gone = True
         self._lost = exc
         self._readable.set()
         self._writable.set()
         self._closed.set()
+
+    def _take_rest(self) -> None:
+        """Read what has arrived already: a write that failed ends the transport's reading, and an answer that came
+        before the reset would be lost, or not, by chance."""
+        descriptor = self._transport.get_extra_info("socket").fileno()
+        with contextlib.suppress(OSError):
+            while self._unread <= HIGH_WATER and (data := os.read(descriptor, 65536)):
+                self.data_received(data)
 
     def pause_writing(self) -> None:
         """The send buffer is full (asyncio's callback)."""

@@ -114,6 +114,10 @@ class UpstreamSide:
         if got != nonce:
             raise PeerMismatch("the client's nonce at the upstream", f"{got.hex()}")
 
+    def give_back(self, peer: RawPeer) -> None:
+        """A stream that was accepted, and that no script wants after all, is a stray."""
+        self._strays.append(peer)
+
     async def strays(self) -> tuple[Stray, ...]:
         """Streams that were opened and that no script took. Reads what they carried without waiting."""
         self._strays.extend(self._peer(incoming) for incoming in self._queue.drain())

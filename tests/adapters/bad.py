@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -54,9 +55,85 @@ class NeverStarts(Simple):
         return super().start(params) or ["domain"]
 
 
+class ListensNowhere(Simple):
+    def addresses(self) -> Result:
+        with socket.create_server(("127.0.0.1", 0)) as gone:
+            return {"redirect": {"address": "127.0.0.1", "port": gone.getsockname()[1]}}
+
+
 class PublishesOneLess(Simple):
     def publish(self, specs: Sequence[Mapping[str, Any]]) -> list[Result]:
         return super().publish(specs)[: max(1, len(specs) - 1)]
+
+
+class PublishesOneMore(Simple):
+    def publish(self, specs: Sequence[Mapping[str, Any]]) -> list[Result]:
+        return [*super().publish(specs), {"unsupported": "tls.mtls"}]
+
+
+class Reverses(Simple):
+    def publish(self, specs: Sequence[Mapping[str, Any]]) -> list[Result]:
+        return super().publish(specs)[::-1]
+
+
+class SamePlace(Simple):
+    """Every tunnel at the endpoint of the first one."""
+
+    def publish(self, specs: Sequence[Mapping[str, Any]]) -> list[Result]:
+        results = super().publish(specs)
+        first = next((result for result in results if "endpoint" in result), {})
+        return [{"endpoint": {**first["endpoint"], "host": "one.test"}} if "endpoint" in r else r for r in results]
+
+
+class Misplaced(Simple):
+    """Spoils one key of every endpoint."""
+
+    change: tuple[str, object]
+
+    def publish_one(self, spec: Mapping[str, Any]) -> Result:
+        result = super().publish_one(spec)
+        if "endpoint" in result:
+            result["endpoint"].update([self.change])
+        return result
+
+
+class PortZero(Misplaced):
+    change = ("port", 0)
+
+
+class PortInWords(Misplaced):
+    change = ("port", "443")
+
+
+class PortTooHigh(Misplaced):
+    change = ("port", 65536)
+
+
+class OverUdp(Misplaced):
+    change = ("transport", "udp")
+
+
+class HostWithSpace(Misplaced):
+    change = ("host", "a b\x00")
+
+
+class HalfSurrogate(Misplaced):
+    change = ("host", "\ud800")
+
+
+class AddressOfNobody(Misplaced):
+    change = ("address", "nobody.invalid")
+
+
+class MoreKeys(Misplaced):
+    change = ("colour", "red")
+
+
+class LacksWhatItClaims(Simple):
+    """Says in hello what it can do, and then that it can't."""
+
+    def publish(self, specs: Sequence[Mapping[str, Any]]) -> list[Result]:
+        return [{"unsupported": "tls.terminated"} for _ in specs]
 
 
 class TakesEveryProtocol(Simple):
@@ -190,6 +267,42 @@ class AnswersTwice(Simple):
         super()._write(message)
 
 
+class AnswersTrue(Simple):
+    """`true` is no id, though it equals 1 in many a language."""
+
+    def _write(self, message: Mapping[str, Any]) -> None:
+        super()._write({**message, "id": True})
+
+
+class LagsBehind(Simple):
+    """Answers each request when the next one comes."""
+
+    held: Mapping[str, Any] | None = None
+
+    def _write(self, message: Mapping[str, Any]) -> None:
+        held, self.held = self.held, message
+        if held is not None:
+            super()._write(held)
+
+
+class NestedAnswer(Simple):
+    """A name that is a list in a list in a list ..: JSON, but more than most programs can walk."""
+
+    def _write(self, message: Mapping[str, Any]) -> None:
+        deep = "[" * 900 + "]" * 900
+        sys.stdout.write(f'{{"jsonrpc": "2.0", "id": {message["id"]}, "result": {{"name": {deep}}}}}\n')
+        sys.stdout.flush()
+
+
+class Progress(Simple):
+    """Tells over and over of an end that was none."""
+
+    def hello(self) -> Result:
+        for _ in range(2000):
+            self.exited("not really")
+        return super().hello()
+
+
 class Chatty(Simple):
     def hello(self) -> Result:
         self._write({"jsonrpc": "2.0", "method": "progress", "params": {}})
@@ -219,6 +332,33 @@ class HangsOnPublish(Simple):
         return []
 
 
+class HangsOnStart(Simple):
+    def start(self, params: Mapping[str, Any]) -> list[str]:
+        threading.Event().wait()
+        return []
+
+
+class HangsOnUnpublish(Simple):
+    def unpublish(self, keys: Sequence[str]) -> None:
+        threading.Event().wait()
+
+
+class HangsOnShutdown(Simple):
+    def shutdown(self) -> None:
+        threading.Event().wait()
+
+
+class DiesAfterPublish(Simple):
+    """Ends as soon as it has published what the suite asked for, not the doctor's first questions."""
+
+    def _answer(self, line: bytes) -> str:
+        method = super()._answer(line)
+        if method == "publish" and len(self.tunnels) > 1:
+            print("simple: out of licences", file=sys.stderr, flush=True)
+            os._exit(5)
+        return method
+
+
 class SaysNoAtHello(Simple):
     def hello(self) -> Result:
         raise OSError("the licence has expired")
@@ -232,6 +372,21 @@ def dead() -> int:
 def hang() -> int:
     threading.Event().wait()
     return 0
+
+
+def empty_lines() -> int:
+    """Prints nothing, without end."""
+    with contextlib.suppress(BrokenPipeError):
+        while True:
+            os.write(1, b"\n" * 4096)
+    return 0
+
+
+def leaves_pipes() -> int:
+    """Ends at once; what it started holds its pipes open until nobody listens any more."""
+    code = "import os\nwhile True: os.write(2, b'still here\\n' * 1000)"
+    subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL, start_new_session=True)
+    return 4
 
 
 def garbage() -> int:
@@ -275,11 +430,13 @@ PROGRAMS: Mapping[str, Callable[[], int]] = {
     "deaf": deaf,
     "nested": nested,
     "array": array,
+    "empty_lines": empty_lines,
+    "leaves_pipes": leaves_pipes,
 }
 CLASSES: Mapping[str, type[Adapter]] = {
     kind.__name__: kind
     for kind in tuple(globals().values())
-    if isinstance(kind, type) and issubclass(kind, Simple) and kind is not Simple
+    if isinstance(kind, type) and issubclass(kind, Simple) and kind not in (Simple, Misplaced)
 }
 
 

@@ -86,3 +86,4 @@ for await (const line of readline.createInterface({ input: process.stdin })) {
   if (method === "shutdown") break;
 }
 stop();
+process.stdin.destroy(); // the suite may keep its end open: nothing else holds us
