@@ -5,5 +5,6 @@
     client (process) ── TLS ──> bare relay (process) ── TLS ──> upstream (process)    what is called *bare*
 
 `blocks` is what the load says, `streams` the blocking TLS below it, `upstream`, `agent` and `client` are the ends,
-`load` the programs (`python -m harness.bench.load ROLE`), `run` starts and samples them, `table` says what came out.
+`load` the programs (`python -m harness.bench.load ROLE`). `benchmarks` is the list of what is measured, `ground` starts
+the programs and `run` samples them, `suite` has the cases' own durations, `table` says what came out.
 """

@@ -50,7 +50,7 @@ def upstream(job: Job) -> None:
 
 def agent(job: Job) -> None:
     """Publish, and serve the streams."""
-    specs = {mode: TunnelSpec(**spec) for mode, spec in job["specs"].items()}
+    specs = {mode: _spec(spec) for mode, spec in job["specs"].items()}
     publisher = Agent(_access(job["access"]), specs, job["certificate"])
     published = publisher.open()
     say({"tunnels": {mode: base64.b64encode(one.SerializeToString()).decode() for mode, one in published.items()}})
@@ -69,6 +69,12 @@ def _access(values: Mapping[str, Any]) -> EngineAccess:
     return EngineAccess(**{**values, "certificate": tuple(certificate) if certificate else None})
 
 
+def _spec(values: Mapping[str, Any]) -> TunnelSpec:
+    """A spec without nested pairs; JSON knows no tuples."""
+    plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return TunnelSpec(**plain)
+
+
 def client(job: Job) -> None:
     """One sample."""
     say(dataclasses.asdict(sample(job)))
@@ -78,7 +84,7 @@ def idle(job: Job) -> None:
     """Open agents with a tunnel each, or, with a target instead of an engine, connections."""
     raise_file_limit()
     if "access" in job:
-        links, seconds = open_idle(_access(job["access"]), TunnelSpec(**job["spec"]), job["count"])
+        links, seconds = open_idle(_access(job["access"]), _spec(job["spec"]), job["count"])
         _HELD.extend(links)
     else:
         target = Target(**job["target"])

@@ -2,9 +2,9 @@
 
     relay.py MODE CHAIN KEY UPSTREAM_PORT
 
-MODE is `tls` (TLS from the client, TLS to the upstream, octets between), `raw` (the client's octets as they are, TLS to
-the upstream), `http` (as `tls`, with h11 on both sides) or `hold` (TLS from the client, and nothing behind it). pyOpenSSL
-on memory BIOs and asyncio, as in the engine: no agent protocol, no names, no limits, no clean answers. Prints
+MODE is `tls` (TLS from the client, TLS to the upstream, octets between), `raw` (the client's octets as they are, TLS
+to the upstream), `http` (as `tls`, with h11 on both sides) or `hold` (TLS from the client, nothing behind it).
+pyOpenSSL on memory BIOs and asyncio, as in the engine: no agent protocol, no names, no limits, no clean answers. Prints
 `{"port": number}`.
 """
 
