@@ -21,7 +21,7 @@ from harness.engine.agent_driver import ProtocolDriver
 from harness.engine.factory import make_driver
 from harness.engine.launch import LaunchDriver
 from harness.engine.process import EngineProcess
-from harness.errors import SetupFailed
+from harness.errors import NotSupported, SetupFailed, UsageError
 from harness.model.profile import Profile
 from harness.model.spec import Settings
 from harness.peer.tls_pki import authority
@@ -178,14 +178,25 @@ class Ground:
 
     @contextlib.asynccontextmanager
     async def engine(self) -> AsyncIterator[ProtocolDriver]:
-        """An engine of the caller's own, started and stopped. Raises `SetupFailed`."""
+        """An engine of the caller's own, started and stopped. Raises `SetupFailed`, `UsageError`."""
         driver = make_driver(self.profile)
         assert isinstance(driver, ProtocolDriver)
         try:
-            await driver.start(Settings.of(self.profile.settings))
+            try:
+                await driver.start(Settings.of(self.profile.settings))
+            except NotSupported as error:
+                raise UsageError(f"--engine {self.profile.name}: {error.feature} cannot be had") from error
             yield driver
         finally:
             await driver.stop()
+
+    def engine_died(self) -> str | None:
+        """How the engine of the load ended, with its last line; `None` while it runs, or where it is out of sight."""
+        how = self._driver.crashed() if self._driver is not None else None
+        if self._driver is None or how is None:
+            return None
+        last = self._driver.log_tail(1)
+        return f"the engine {how}{f'; its last line: {last[0][:200]}' if last else ''}"
 
     async def idle(self, job: Mapping[str, Any], count: int) -> tuple[Program, float]:
         """A program that holds `count` connections, and the seconds that it took to open them. Raises `SetupFailed`."""

@@ -11,7 +11,7 @@ from typing import Any
 from harness.bench.benchmarks import BENCHMARKS, COLUMNS, IDLE, SPECS, SUITE, Benchmark, Result
 from harness.bench.ground import Ground, bare_relay, engine_process
 from harness.bench.suite import measure_suite
-from harness.errors import UsageError
+from harness.errors import DeadlineExpired, SetupFailed, UsageError
 from harness.model.profile import Profile
 
 MEGABYTE = 1_000_000
@@ -78,19 +78,24 @@ class Sampler:
         self._tell = tell
 
     async def run(self) -> list[Result]:
-        """One result per benchmark. Raises `SetupFailed`, `DeadlineExpired`, `UsageError`."""
+        """One result per benchmark. Raises `SetupFailed`, which names the benchmark, and `UsageError`."""
         results = []
         every = self._plan.benchmarks
         for number, benchmark in enumerate(every, 1):
             self._prefix = f"[{number}/{len(every)}] {benchmark.name}: "
             self._tell(f"{self._prefix}{benchmark.text}")
-            if benchmark.name == IDLE:
-                results.append(await self._idle(benchmark))
-            elif benchmark.name == SUITE:
-                results.append(await measure_suite(benchmark, self._plan.profile, self._plan.suite_record))
-            else:
-                results.append(await self._sampled(benchmark))
+            try:
+                results.append(await self._measure(benchmark))
+            except (SetupFailed, DeadlineExpired) as error:
+                raise SetupFailed(f"{benchmark.name}: {self._ground.engine_died() or error}") from error
         return results
+
+    async def _measure(self, benchmark: Benchmark) -> Result:
+        if benchmark.name == IDLE:
+            return await self._idle(benchmark)
+        if benchmark.name == SUITE:
+            return await measure_suite(benchmark, self._plan.profile, self._plan.suite_record)
+        return await self._sampled(benchmark)
 
     async def _sampled(self, benchmark: Benchmark) -> Result:
         plan = self._plan

@@ -22,7 +22,7 @@ from harness.bench.suite import read_cases
 from harness.bench.table import as_json, as_text
 from harness.cli.arguments import check_name, number
 from harness.cli.session import SIGNALS
-from harness.errors import DeadlineExpired, SetupFailed
+from harness.errors import SetupFailed
 from harness.ledger import Ledger
 from harness.profiles import load
 
@@ -97,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
     except asyncio.CancelledError:
         print("edgecase: interrupted; nothing is left running", file=sys.stderr)
         return INTERRUPTED
-    except (SetupFailed, DeadlineExpired) as error:
+    except SetupFailed as error:
         print(f"edgecase: bench: {error}", file=sys.stderr)
         return FAILED
     if arguments.json:
