@@ -25,6 +25,7 @@ class Inbox:
         self._waiter: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._deadline: float | None = None
         self._expired = False
         self._loop = asyncio.get_running_loop()
         self.ended = False
@@ -92,16 +93,34 @@ class Inbox:
         return self.take()
 
     def arm(self, seconds: float) -> None:
-        """From now on, `read` may take this long altogether, until `disarm`."""
-        self.disarm()
-        self._timer = self._loop.call_later(seconds, self.expire)
+        """From now on, `read` may take this long altogether, until `disarm`.
 
-    def disarm(self) -> None:
-        """Take the timer back, whether it has run out or not."""
+        The timer of the loop stays where it is unless it would be late, and finds out for itself that it was early:
+        deadlines come and go with every request, and nearly none of them is ever met.
+        """
         self._expired = False
+        deadline = self._deadline = self._loop.time() + seconds
+        if self._timer is None or self._timer.when() > deadline:
+            self._set_timer(deadline)
+
+    def _set_timer(self, when: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+        self._timer = self._loop.call_at(when, self._due, when)
+
+    def _due(self, when: float) -> None:
+        self._timer = None
+        if self._deadline is None:
+            return
+        if self._deadline > when:
+            self._set_timer(self._deadline)
+        else:
+            self.expire()
+
+    def disarm(self) -> None:
+        """Take the deadline back, whether it is over or not."""
+        self._expired = False
+        self._deadline = None
 
     def expire(self) -> None:
         """Run the timer out now."""
@@ -112,6 +131,8 @@ class Inbox:
         """Stop reading. What is there stays."""
         self.on_end = self.on_data = None
         self.disarm()
+        if self._timer is not None:
+            self._timer.cancel()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 

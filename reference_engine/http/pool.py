@@ -100,7 +100,9 @@ class Pool:
         self._idle_time = idle
         self._most = most
         self._idle: dict[tuple[str, str], list[UpstreamConnection]] = {}
-        self._timers: dict[UpstreamConnection, asyncio.TimerHandle] = {}
+        self._timers: dict[UpstreamConnection, float] = {}
+        """When each idle connection is dropped."""
+        self._timer: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
     async def acquire(self, tunnel: Tunnel, source: Address | None, *, reuse: bool) -> UpstreamConnection:
@@ -130,8 +132,20 @@ class Pool:
         idle.append(connection)
         drop = partial(self._drop, connection)
         connection.inbox.on_data = connection.inbox.on_end = drop
-        timer = asyncio.get_running_loop().call_later(self._idle_time, drop)
-        self._timers[connection] = timer
+        loop = asyncio.get_running_loop()
+        until = self._timers[connection] = loop.time() + self._idle_time
+        if self._timer is None:
+            self._timer = loop.call_at(until, self._due, until)
+
+    def _due(self, when: float) -> None:
+        """The one timer of the pool ran: drop what has been idle for long enough. All are given the same time, so the
+        one that was released first is due first."""
+        self._timer = None
+        for connection, until in list(self._timers.items()):
+            if until > when:
+                self._timer = asyncio.get_running_loop().call_at(until, self._due, until)
+                return
+            self._drop(connection)
 
     @property
     def size(self) -> int:
@@ -140,7 +154,7 @@ class Pool:
 
     def _forget(self, connection: UpstreamConnection) -> None:
         """No longer idle."""
-        self._timers.pop(connection).cancel()
+        del self._timers[connection]
         connection.inbox.on_data = connection.inbox.on_end = None
         key = (connection.tunnel.id, connection.client)
         self._idle[key].remove(connection)
@@ -173,5 +187,8 @@ class Pool:
         """Close every idle connection and wait for those that are closing."""
         for connection in list(self._timers):
             self._drop(connection)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._closing:
             await asyncio.gather(*self._closing)
