@@ -18,8 +18,7 @@ from reference_engine.http.events import Fields, values
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
 STATUS_LINE = re.compile(rb"HTTP/([0-9])\.([0-9]) ([0-9]{3})(?: [\t\x20-\x7e\x80-\xff]*)?")
-BARE = re.compile(rb"(?<!\r)\n|\r(?!\n)|\x00")
-CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+CONTROL = bytes({*range(32), 127} - set(b"\t\r\n"))
 BAD_NAME = re.compile(rb"\n(?!\r\n|\Z)(?!" + TOKEN + rb":)")
 FRAMING = re.compile(rb"\n(host|content-length|transfer-encoding)[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE)
 QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
@@ -66,7 +65,11 @@ class SyntaxRules:
     def line_ends(self, octets: bytes) -> Fault | None:
         """Lines end in CRLF; a bare CR, a bare LF or a NUL is nowhere (RFC9112-2.2-2, -2.2-4, RFC9110-5.5-3,
         -5.5-4)."""
-        return Fault(400, "a bare CR, a bare LF or a NUL octet") if BARE.search(octets) else None
+        # Counted rather than searched for: this looks at every octet of every head.
+        pairs = octets.count(b"\r\n")
+        if octets.count(b"\r") == pairs and octets.count(b"\n") == pairs and b"\x00" not in octets:
+            return None
+        return Fault(400, "a bare CR, a bare LF or a NUL octet")
 
     def empty_line(self, count: int) -> Fault | None:
         """The first few empty lines before a request line mean nothing (RFC9112-2.2-5)."""
@@ -107,7 +110,7 @@ class SyntaxRules:
 
     def control_octets(self, head: bytes) -> Fault | None:
         """No control octet but HTAB in a field value (RFC9110-5.5-3)."""
-        return Fault(400, "a control octet in a field") if CONTROL.search(head) else None
+        return Fault(400, "a control octet in a field") if len(head.translate(None, CONTROL)) < len(head) else None
 
     def section_size(self, head: bytes, limits: Limits) -> Fault | None:
         """Too large is said, never cut short: 414 for the request line, 431 for the fields (RFC9110-5.4-1,
