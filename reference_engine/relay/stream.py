@@ -47,7 +47,10 @@ class ByteStream(ABC):
 
     @abstractmethod
     async def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Queue `data` and wait until the queue is below its high-water mark. Raises `StreamReset`."""
+        """Queue `data` at once, then wait until the queue is below its high-water mark. Raises `StreamReset`.
+
+        Nothing is awaited in front of the queueing, so what several writers queue stays in the order of their calls.
+        """
 
     @abstractmethod
     async def end(self) -> None:

@@ -178,14 +178,18 @@ def encode_alpn(name: str) -> bytes:
 
 
 class _Seen:
-    """What the callbacks of one connection need and notice; no reference back to the endpoint."""
+    """What the callbacks of one connection need and notice; no reference back to the endpoint.
 
-    __slots__ = ("alert", "select_alpn", "sent")
+    `spoke`: something may have been written since that was last asked for.
+    """
+
+    __slots__ = ("alert", "select_alpn", "sent", "spoke")
 
     def __init__(self, select_alpn: SelectAlpn | None) -> None:
         self.select_alpn = select_alpn
         self.alert: int | None = None
         self.sent = False
+        self.spoke = True
 
 
 _PARTIAL_WRITE = 1  # SSL_MODE_ENABLE_PARTIAL_WRITE, which pyOpenSSL sets but does not name
@@ -199,9 +203,11 @@ _MOST_OUT = 270_336  # 256 KiB of plaintext with what its records add
 
 
 def _on_info(connection: SSL.Connection, where: int, value: int) -> None:
+    seen: _Seen = connection.get_app_data()
+    # Handshake messages, KeyUpdate among them, and alerts are all that OpenSSL writes of its own accord.
+    seen.spoke = True
     # For alerts the value holds level and description. SSL_shutdown's close_notify is a warning and not kept.
     if where & _ALERT and value >> 8 == _FATAL:
-        seen: _Seen = connection.get_app_data()
         seen.alert, seen.sent = value & 0xFF, bool(where & _WRITE)
 
 
@@ -292,6 +298,7 @@ class OpenSslEndpoint(TlsEndpoint):
     def send(self, data: bytes | bytearray | memoryview) -> None:
         """See TlsEndpoint."""
         if len(data):
+            self._seen.spoke = True
             self._connection.sendall(data)
 
     def end(self) -> None:
@@ -306,6 +313,9 @@ class OpenSslEndpoint(TlsEndpoint):
 
     def outgoing(self) -> bytes:
         """See TlsEndpoint."""
+        if not self._seen.spoke:
+            return b""
+        self._seen.spoke = False
         pieces = []
         try:
             while len(piece := self._connection.bio_read(_MOST_OUT)) == _MOST_OUT:

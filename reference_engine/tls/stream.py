@@ -52,7 +52,7 @@ class TlsStream(ByteStream):
         self._ended = False
         self._closed = False
         self._failed: TlsFailed | None = None
-        self._out = asyncio.Lock()
+        self._writing = 0
 
     @property
     def alpn(self) -> str | None:
@@ -120,9 +120,10 @@ class TlsStream(ByteStream):
             self._take(event)
         if self._failed is not None:
             await self._give_up()
-        elif not self._done or not self._out.locked():
-            # Handshake messages now; later what the peer's messages asked for (a KeyUpdate), unless a writer is at it
-            # and takes it along: a reader that waits for a writer could wait for a peer that waits for the reader.
+        elif not self._done or not self._writing:
+            # Handshake messages now; later what the peer's messages asked for (a renegotiation to be refused), unless a
+            # writer waits and the next one takes it along: a reader that waits as well could wait for a peer that waits
+            # for the reader.
             await self._flush()
 
     def _take(self, event: Event) -> None:
@@ -161,11 +162,15 @@ class TlsStream(ByteStream):
             await self._flush()
 
     async def _flush(self) -> None:
-        # What to send is taken with the lock held, so that a cancelled writer leaves nothing behind in its hands.
-        async with self._out:
-            data = self._endpoint.outgoing()
-            if data:
+        # What is taken is queued below in the same step (the contract of `ByteStream.write`): writers that wait at the
+        # same time need no lock to stay in order, and a cancelled one leaves nothing behind in its hands.
+        data = self._endpoint.outgoing()
+        if data:
+            self._writing += 1
+            try:
                 await self._below.write(data)
+            finally:
+                self._writing -= 1
 
     async def end(self) -> None:
         """See `ByteStream.end`: close_notify."""
