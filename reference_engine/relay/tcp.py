@@ -77,12 +77,14 @@ class TcpStream(asyncio.BufferedProtocol, ByteStream):
         return _DISCARD if self._closing else _SCRATCH
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Keep what came, and stop reading at the high-water mark; after `close` nobody wants it any more."""
+        """Keep what came, and stop reading at the high-water mark unless a reader is there, who takes it before more can
+        come; after `close` nobody wants it any more."""
         if self._closing:
             return
         self._chunks.append(bytes(_SCRATCH[:nbytes]))
         self._size += nbytes
-        if self._size >= self._buffer_size and self._transport is not None:
+        waited_for = self._reader is not None and not self._reader.done()
+        if self._size >= self._buffer_size and not waited_for and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
         self._wake_reader()
