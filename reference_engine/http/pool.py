@@ -43,11 +43,9 @@ class UpstreamConnection:
         return event
 
     async def receive(self) -> Event:
-        """The next event of the response; every kind of trouble is a `Reset`. Waits as long as `inbox` is armed for."""
+        """The next event of the response when `next_event` has none; every kind of trouble is a `Reset`. Waits as long
+        as `inbox` is armed for."""
         while True:
-            event = self.codec.next_event()
-            if event is not None:
-                return event
             try:
                 data = await self.inbox.read()
             except TimeoutError:
@@ -60,6 +58,9 @@ class UpstreamConnection:
                 return Reset("upstream-closed")
             else:
                 self.codec.eof()
+            event = self.codec.next_event()
+            if event is not None:
+                return event
 
     @property
     def reusable(self) -> bool:
