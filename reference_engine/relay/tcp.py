@@ -77,8 +77,8 @@ class TcpStream(asyncio.BufferedProtocol, ByteStream):
         return _DISCARD if self._closing else _SCRATCH
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Keep what came, and stop reading at the high-water mark unless a reader is there, who takes it before more can
-        come; after `close` nobody wants it any more."""
+        """Keep what came, and stop reading at the high-water mark, unless a reader is there: it takes all of it before
+        more can come. After `close` nobody wants anything any more."""
         if self._closing:
             return
         self._chunks.append(bytes(_SCRATCH[:nbytes]))
