@@ -125,6 +125,8 @@ class SyntaxRules:
 
     def content_length(self, lengths: list[bytes]) -> Fault | None:
         """1*DIGIT, once, or the same value repeated (RFC9112-6.3-6, -6.3-7, RFC9110-8.6-3, -8.6-5)."""
+        if not lengths:
+            return None
         found = {member.strip(b" \t") for value in lengths for member in value.split(b",")}
         if len(found) > 1 or any(not member.isdigit() for member in found):
             return Fault(400, "Content-Length is not valid")
@@ -148,9 +150,11 @@ class SyntaxRules:
 
     def until_close(self, codings: list[bytes], *, version: bytes, has_length: bool) -> bool:
         """Whether a response's transfer coding leaves the connection's end as the only delimiter (RFC9112-6.3-5)."""
+        if not codings:
+            return False
         names = [name.strip(b" \t").lower() for value in codings for name in value.split(b",")]
         plain = all(re.fullmatch(TOKEN, name) for name in names)
-        return bool(names) and plain and version == b"1.1" and not has_length and b"chunked" not in names
+        return plain and version == b"1.1" and not has_length and b"chunked" not in names
 
     def host(self, hosts: list[bytes], *, version: bytes) -> Fault | None:
         """Exactly one valid Host in HTTP/1.1, at most one in HTTP/1.0 (RFC9112-3.2-3, -3.2-4, -3.2-5, EDGE-025)."""
