@@ -11,6 +11,8 @@ from reference_engine.http.rules import HttpRules
 from reference_engine.http.syntax import Limits, cut
 
 TRANSFER_ENCODING = frozenset({b"transfer-encoding"})
+END = h11.EndOfMessage()
+"""The end of a message without trailers."""
 INTERIM_LIMIT = 100
 """Interim responses before one final response."""
 
@@ -44,7 +46,7 @@ class H1ClientCodec:
         if isinstance(event, RequestHead):
             self._method = event.method
             return self._h11.send(h11.Request(method=event.method, target=event.target, headers=event.fields))
-        return self._h11.send(h11.EndOfMessage(headers=event.trailers))
+        return self._h11.send(h11.EndOfMessage(headers=event.trailers) if event.trailers else END)
 
     def receive(self, data: bytes) -> None:
         """Take octets from the upstream."""

@@ -10,6 +10,9 @@ from reference_engine.http.gate import Gate, check
 from reference_engine.http.rules import HttpRules
 from reference_engine.http.syntax import NO_CONTENT, Framing, Limits
 
+END = h11.EndOfMessage()
+"""The end of a message without trailers."""
+
 
 class H1ServerCodec:
     """One downstream connection. Feed it with `receive` and `eof`, ask `next_event`, answer with `send`.
@@ -135,7 +138,8 @@ class H1ServerCodec:
                 )
             )
         # Without chunked there is no place for a trailer section (RFC 9112 section 7.1.2).
-        return self._h11.send(h11.EndOfMessage(headers=event.trailers if self._chunked else []))
+        trailers = event.trailers if self._chunked else None
+        return self._h11.send(h11.EndOfMessage(headers=trailers) if trailers else END)
 
     @property
     def reusable(self) -> bool:
