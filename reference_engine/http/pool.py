@@ -83,7 +83,7 @@ class UpstreamConnection:
             if not self._aborted:
                 await self.stream.close()
         finally:
-            await self.inbox.close()
+            self.inbox.close()
 
 
 Connect = Callable[[Tunnel, Address | None], Awaitable[ByteStream]]

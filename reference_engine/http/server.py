@@ -163,7 +163,7 @@ class H1Connection:
             raise
         finally:
             self._stop_half_close()
-            await self._inbox.close()
+            self._inbox.close()
 
     def drain(self) -> None:
         """No request after the one at hand; an idle connection ends now."""

@@ -10,6 +10,7 @@ How a stream can end is kept apart on purpose (RFC 8446 section 6.1): a *clean* 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -44,6 +45,15 @@ class ByteStream(ABC):
         Reading is what grants credit: an implementation stops taking bytes from its transport while more than its
         high-water mark is unread. Raises `StreamReset`.
         """
+
+    @abstractmethod
+    def read_now(self) -> bytes | None:
+        """What `read` would return without waiting; None where it would wait. Raises `StreamReset`."""
+
+    @abstractmethod
+    def on_arrival(self, arrived: Callable[[], None] | None) -> None:
+        """Have `arrived` called whenever `read_now` may have something else than None to return; None ends that. Who
+        reads so does not call `read`."""
 
     @abstractmethod
     async def write(self, data: bytes | bytearray | memoryview) -> None:

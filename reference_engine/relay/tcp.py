@@ -54,6 +54,7 @@ class TcpStream(asyncio.BufferedProtocol, ByteStream):
         self._closing = False
         self._broken: str | None = None
         self._reader: asyncio.Future[None] | None = None
+        self._arrived: Callable[[], None] | None = None
         self._writers: list[asyncio.Future[None]] = []
         self._write_paused = False
         self._gone = asyncio.get_running_loop().create_future()
@@ -84,10 +85,10 @@ class TcpStream(asyncio.BufferedProtocol, ByteStream):
         self._chunks.append(bytes(_SCRATCH[:nbytes]))
         self._size += nbytes
         waited_for = self._reader is not None and not self._reader.done()
+        self._wake_reader()
         if self._size >= self._buffer_size and not waited_for and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
-        self._wake_reader()
 
     def eof_received(self) -> bool:
         """Keep our direction open behind the peer's FIN, unless we have ended it too."""
@@ -124,27 +125,37 @@ class TcpStream(asyncio.BufferedProtocol, ByteStream):
     def _wake_reader(self) -> None:
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
+        if self._arrived is not None:
+            self._arrived()
 
     # ByteStream
 
     async def read(self) -> bytes:
         """See `ByteStream.read`. One reader at a time; cancelling it loses nothing."""
-        while not self._chunks:
-            if self._broken is not None:
-                raise StreamReset(self._broken)
-            if self._peer_ended or self._closing:
-                return b""
+        while (data := self.read_now()) is None:
             self._reader = asyncio.get_running_loop().create_future()
             try:
                 await self._reader
             finally:
                 self._reader = None
+        return data
+
+    def read_now(self) -> bytes | None:
+        """See `ByteStream.read_now`."""
+        if not self._chunks:
+            if self._broken is not None:
+                raise StreamReset(self._broken)
+            return b"" if self._peer_ended or self._closing else None
         data = self._take()
         if self._paused and self._size < self._buffer_size:
             self._paused = False
             if self._transport is not None and not self._peer_ended:
                 self._transport.resume_reading()
         return data
+
+    def on_arrival(self, arrived: Callable[[], None] | None) -> None:
+        """See `ByteStream.on_arrival`."""
+        self._arrived = arrived
 
     def _take(self) -> bytes:
         """Up to CHUNK octets from the front of what is unread."""

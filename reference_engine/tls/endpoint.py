@@ -103,6 +103,11 @@ class TlsEndpoint(ABC):
     peer_chain: tuple[bytes, ...] = ()
     """The peer's certificates in DER, its own first; empty where it sent none."""
 
+    @property
+    def spoke(self) -> bool:
+        """Whether `outgoing` may have something."""
+        return True
+
     @abstractmethod
     def start(self) -> None:
         """Begin the handshake: a client's ClientHello goes to `outgoing`; without effect on a server."""
@@ -271,6 +276,11 @@ class OpenSslEndpoint(TlsEndpoint):
         self._ended = False
         self._over = False
         self._last = b""
+
+    @property
+    def spoke(self) -> bool:
+        """See TlsEndpoint."""
+        return self._seen.spoke
 
     def start(self) -> None:
         """See TlsEndpoint."""
