@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 import harness
 from harness.bench.benchmarks import BENCHMARKS, Result
 from harness.bench.blocks import BLOCK, LAST, MORE, Receiver, WrongBytes
+from harness.bench.client import read_h2load
 from harness.bench.run import Plan, choose
 from harness.bench.table import as_json, as_text
 from harness.cli.main import main
@@ -140,7 +142,7 @@ RUNNING = '[driver]\nkind = "agent"\naddress = "127.0.0.1:1"\ndomain = "x.test"\
 
 def test_what_an_engine_does_not_claim_is_not_asked_of_it(tmp_path: Path) -> None:
     profile = load(written(tmp_path, f'features = ["http.h1"]\n{RUNNING}'))
-    names = [one.name for one in choose(profile, [])]
+    names = [one.name for one in choose(profile, []) if not one.tool]
     assert names == ["http1-requests", "http1-round-trips", "http1-download", "http1-upload", "case-median"]
     with pytest.raises(UsageError, match=r"^--only tls-connections: the profile x does not claim tls\.terminated$"):
         choose(profile, ["tls-connections"])
@@ -191,6 +193,28 @@ def test_every_octet_of_the_load_is_compared() -> None:
         Receiver(Canned(LAST[1:])).blocks()
 
 
+H2LOAD = """
+finished in 1.01s, 564.00 req/s, 91.43KB/s
+requests: 564 total, 572 started, 564 done, {done} succeeded, {failed} failed, 0 errored, 0 timeout
+status codes: 564 2xx, 0 3xx, 0 4xx, 0 5xx
+"""
+
+
+def test_what_h2load_says() -> None:
+    assert read_h2load(H2LOAD.format(done=564, failed=0)) == 564.0
+    with pytest.raises(WrongBytes, match="h2load counted 564 done, 563 succeeded, 1 failed"):
+        read_h2load(H2LOAD.format(done=563, failed=1))
+    with pytest.raises(WrongBytes, match="h2load counted no request: ''"):
+        read_h2load("")
+
+
+def test_a_benchmark_that_needs_a_tool_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "http1-requests-h2load" not in [one.name for one in choose(load("reference"), [])]
+    with pytest.raises(UsageError, match=r"^--only http1-requests-h2load: there is no h2load on the path$"):
+        choose(load("reference"), ["http1-requests-h2load"])
+
+
 class Bench:
     """One `edgecase bench` in a session of its own; `mark` is in the environment of everything that it starts."""
 
@@ -230,8 +254,9 @@ def test_every_benchmark_measures_and_leaves_nothing_behind() -> None:
         assert one.process.returncode == 0, told.decode()
         assert one.left() == []
     results = json.loads(out)["results"]
-    assert [result["name"] for result in results] == [benchmark.name for benchmark in BENCHMARKS]
-    for result, benchmark in zip(results, BENCHMARKS, strict=True):
+    due = [benchmark for benchmark in BENCHMARKS if not benchmark.tool or shutil.which(benchmark.tool)]
+    assert [result["name"] for result in results] == [benchmark.name for benchmark in due]
+    for result, benchmark in zip(results, due, strict=True):
         wanted = {"engine"} | ({"direct"} if benchmark.action else set()) | ({"bare"} if benchmark.bare else set())
         assert {column for column in ("engine", "direct", "bare") if result[column] is not None} == wanted
         assert all(result[column] > 0 for column in wanted)
@@ -239,7 +264,7 @@ def test_every_benchmark_measures_and_leaves_nothing_behind() -> None:
     assert results[-1]["samples"] > 50, "the cases of all areas"
     progress = told.decode().splitlines()
     assert all(line.startswith("[") for line in progress)
-    assert sum("round 1 of 1: engine " in line for line in progress) == len(BENCHMARKS) - 1
+    assert sum("round 1 of 1: engine " in line for line in progress) == len(due) - 1
 
 
 def test_the_case_median_of_a_run_that_was_made_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,8 @@ SUITE = "case-median"
 @dataclass(frozen=True, slots=True)
 class Benchmark:
     """One line of the table. `action` is the client's, `mode` what stands behind the tunnel, `bare` the mode of the
-    bare relay; all three are empty where no load is sampled. `less` says that less is better."""
+    bare relay; all three are empty where no load is sampled. `less` says that less is better, `tool` which program of
+    others must be on the path."""
 
     name: str
     unit: str
@@ -32,6 +33,7 @@ class Benchmark:
     mode: str = ""
     bare: str = ""
     less: bool = False
+    tool: str = ""
 
     @property
     def direct(self) -> str:
@@ -57,6 +59,15 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         "tls",
     ),
     Benchmark("http1-requests", "1/s", "small requests on 8 kept connections", "requests", "http", "http"),
+    Benchmark(
+        "http1-requests-h2load",
+        "1/s",
+        "small requests on 8 kept connections, by h2load",
+        "h2load",
+        "http",
+        "http",
+        tool="h2load",
+    ),
     Benchmark("http1-round-trips", "1/s", "small requests on one kept connection", "round-trips", "http", "http"),
     Benchmark("http1-download", "MB/s", "responses of 16 MiB", "http-down", "http", "http"),
     Benchmark("http1-upload", "MB/s", "requests with content of 16 MiB", "http-up", "http", "http"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.bench.blocks import BLOCK, COMMAND, COUNT, MORE, READ, Receiver, WrongBytes, send_blocks
-from harness.bench.streams import Target, close
+from harness.bench.streams import TIMEOUT, Target, close
 from harness.bench.upstream import SMALL
 
 CONNECTIONS = 8
@@ -106,7 +108,7 @@ def connections(target: Target, host: str, seconds: float, pids: Mapping[str, in
     def work() -> None:
         count = 0
         try:
-            while time.monotonic() < until:
+            while not count or time.monotonic() < until:
                 stream = target.connect(context)
                 stream.sendall(COMMAND.pack(b"echo", count))
                 if Receiver(stream).exactly(COMMAND.size) != COMMAND.pack(b"echo", count):
@@ -238,7 +240,37 @@ def http_up(target: Target, host: str, seconds: float, pids: Mapping[str, int]) 
     return sample
 
 
+def h2load(target: Target, host: str, seconds: float, pids: Mapping[str, int]) -> Sample:
+    """As `requests`, by a program of others: its client costs next to nothing, but compares no content and trusts
+    anybody. Raises `OSError`, `WrongBytes`."""
+    # In less than a second it may not get through its handshakes, and then it counts nothing.
+    milliseconds = max(1000, round(seconds * 1000))
+    command = ["h2load", "--h1", "-c", str(CONNECTIONS), "-D", f"{milliseconds}ms"]
+    command += ["--connect-to", f"{target.address}:{target.port}", f"https://{host}/small"]
+    window = Window(pids)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=milliseconds / 1000 + TIMEOUT, check=False
+        )
+    except subprocess.TimeoutExpired as problem:
+        raise WrongBytes("h2load did not end") from problem
+    sample = window.end(0)
+    return dataclasses.replace(sample, rate=read_h2load(done.stdout))
+
+
+def read_h2load(text: str) -> float:
+    """Requests per second from what h2load printed. Raises `WrongBytes` unless every request got a 2xx."""
+    rate = re.search(r"^finished in [^,]+, ([\d.]+) req/s", text, re.MULTILINE)
+    counts = re.search(r"(\d+) done, (\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", text)
+    if rate is None or counts is None or not int(counts[2]):
+        raise WrongBytes(f"h2load counted no request: {text[-200:]!r}")
+    if counts[1] != counts[2] or any(int(counts[number]) for number in (3, 4, 5)):
+        raise WrongBytes(f"h2load counted {counts[0]}")
+    return float(rate[1])
+
+
 ACTIONS: dict[str, Action] = {
+    "h2load": h2load,
     "down": down,
     "up": up,
     "connections": connections,

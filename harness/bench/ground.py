@@ -151,7 +151,6 @@ class Ground:
     async def _behind_engine(self, mode: str) -> tuple[Target, str, dict[str, int]]:
         if self._driver is None:
             self._driver = await self._exits.enter_async_context(self.engine())
-            self.engine_version = self._driver.version
         driver = self._driver
         if self._agent is None:
             assert driver.access is not None
@@ -186,6 +185,7 @@ class Ground:
                 await driver.start(Settings.of(self.profile.settings))
             except NotSupported as error:
                 raise UsageError(f"--engine {self.profile.name}: {error.feature} cannot be had") from error
+            self.engine_version = driver.version
             yield driver
         finally:
             await driver.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,9 @@ def choose(profile: Profile, names: Sequence[str]) -> tuple[Benchmark, ...]:
 
 
 def _obstacle(profile: Profile, benchmark: Benchmark) -> str:
-    """Why a benchmark makes no sense for an engine, or nothing."""
+    """Why a benchmark cannot be had for an engine, here, or nothing."""
+    if benchmark.tool and shutil.which(benchmark.tool) is None:
+        return f"there is no {benchmark.tool} on the path"
     if benchmark.name == IDLE:
         if profile.kind != "launch":
             return f"the process of the engine of profile {profile.name} is out of sight"
@@ -141,7 +144,7 @@ class Sampler:
             job = {"access": access, "spec": dataclasses.asdict(SPECS["stream"])}
             program, seconds = await self._ground.idle(job, self._plan.idle)
             try:
-                return resident(engine_process(driver)["engine"]) or 0.0, seconds
+                return _memory(engine_process(driver)["engine"]), seconds
             finally:
                 await program.stop()
 
@@ -150,11 +153,18 @@ class Sampler:
         try:
             program, _ = await self._ground.idle({"target": self._ground.hold_target(port)}, self._plan.idle)
             try:
-                return resident(relay.pid) or 0.0
+                return _memory(relay.pid)
             finally:
                 await program.stop()
         finally:
             await relay.stop()
+
+
+def _memory(pid: int) -> float:
+    memory = resident(pid)
+    if memory is None:
+        raise SetupFailed("a process ended before its memory was read")
+    return memory
 
 
 def resident(pid: int | None) -> float | None:
