@@ -177,23 +177,18 @@ class TcpStream(asyncio.BufferedProtocol, ByteStream):
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """See `ByteStream.write`."""
-        self._check_writable()
-        assert self._transport is not None
-        self._transport.write(data)
+        if self._broken is not None:
+            raise StreamReset(self._broken)
+        transport = self._transport
+        if self._ended or transport is None or transport.is_closing():
+            raise StreamReset("write after the end")
+        transport.write(data)
         while self._write_paused:
             waiter = asyncio.get_running_loop().create_future()
             self._writers.append(waiter)
             await waiter
-            self._check_broken()
-
-    def _check_writable(self) -> None:
-        self._check_broken()
-        if self._ended or self._transport is None or self._transport.is_closing():
-            raise StreamReset("write after the end")
-
-    def _check_broken(self) -> None:
-        if self._broken is not None:
-            raise StreamReset(self._broken)
+            if self._broken is not None:
+                raise StreamReset(self._broken)
 
     async def end(self) -> None:
         """See `ByteStream.end`: FIN behind what is queued."""
