@@ -191,14 +191,20 @@ class TlsStream(ByteStream):
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """See `ByteStream.write`."""
+        if len(data) <= CHUNK:
+            await self._write(data)
+            return
         view = memoryview(data)
         for start in range(0, len(view), CHUNK):
-            if self._failed is not None:
-                raise self._failed
-            if self._ended or self._closed or not self._done:
-                raise StreamReset("write after the end")
-            self._endpoint.send(view[start : start + CHUNK])
-            await self._flush()
+            await self._write(view[start : start + CHUNK])
+
+    async def _write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._failed is not None:
+            raise self._failed
+        if self._ended or self._closed or not self._done:
+            raise StreamReset("write after the end")
+        self._endpoint.send(data)
+        await self._flush()
 
     async def _flush(self) -> None:
         # What is taken is queued below in the same step (the contract of `ByteStream.write`): writers that wait at the
