@@ -35,7 +35,14 @@ CANNED = [
         "tls-terminated-download",
         "MB/s",
         {"engine": [200.0, 190.0, 210.0], "direct": [800.0, 760.0, 420.0], "bare": [250.0, 200.0, 300.0]},
-        {"engine": [{"client": 0.3, "engine": 0.97}, {"client": 0.3, "engine": 0.99}, {"client": 0.2, "engine": 1.0}]},
+        {
+            "engine": [
+                {"client": 0.3, "engine": 0.8},
+                {"client": 0.3, "engine": 0.95},
+                {"client": 0.2, "engine": 0.84},
+            ],
+            "bare": [{"client": 0.3, "relay": 0.5}, {"client": 0.3, "relay": 0.4}, {"client": 0.2, "relay": 0.6}],
+        },
     ),
     Result("http1-requests", "1/s", {"engine": [2000.0], "direct": [4000.0]}),
     Result("idle-memory", "MB", {"engine": [97.25], "bare": [80.0]}, less=True, extra={"agents": 1000}),
@@ -64,18 +71,19 @@ def test_ratios_are_of_samples_that_were_taken_in_turn() -> None:
     first = as_json(CANNED, engine="", seconds=1)["results"][0]
     assert (first["engine_to_direct"], first["engine_to_bare"]) == (0.25, 0.8)
     assert first["spread"] == {"engine": 0.05, "direct": 0.25, "bare": 0.2}
-    assert first["cpu"] == {"engine": {"client": 0.3, "engine": 0.99}}
+    assert first["cpu"] == {"engine": {"client": 0.3, "engine": 0.84}, "bare": {"client": 0.3, "relay": 0.5}}
+    assert first["cpu_engine_to_bare"] == 2.0, "0.004 of a core for each megabyte, to 0.002"
 
 
 def test_the_table_says_ratios_the_machine_and_what_its_columns_are() -> None:
     text = as_text(CANNED, engine="An engine 1.0", seconds=0.5, bare=True)
     rows = {line.split()[0]: line.split() for line in text.splitlines() if line}
     assert rows["tls-terminated-download"] == [
-        *("tls-terminated-download", "MB/s", "200", "±5%", "760", "±25%", "250", "±20%", "0.25", "0.80", "99%")
+        *("tls-terminated-download", "MB/s", "200", "±5%", "760", "±25%", "250", "±20%", "0.25", "0.80", "2.00", "84%")
     ]
-    assert rows["http1-requests"] == ["http1-requests", "1/s", "2000", "4000", "-", "0.50", "-", "-"]
-    assert rows["idle-memory"] == ["idle-memory", "MB", "97.2", "-", "80", "-", "1.22", "-"]
-    assert rows["case-median"] == ["case-median", "ms", "12", "-", "-", "-", "-", "-"]
+    assert rows["http1-requests"] == ["http1-requests", "1/s", "2000", "4000", "-", "0.50", "-", "-", "-"]
+    assert rows["idle-memory"] == ["idle-memory", "MB", "97.2", "-", "80", "-", "1.22", "-", "-"]
+    assert rows["case-median"] == ["case-median", "ms", "12", "-", "-", "-", "-", "-", "-"]
     for said in (
         "An engine 1.0; samples of 0.5 s",
         "cores, ",

@@ -108,6 +108,17 @@ class Result:
         shares = [sample[process] for sample in self.cpu.get(column, ()) if process in sample]
         return statistics.median(shares) if shares else None
 
+    def cost(self) -> float | None:
+        """The processor time that the engine needs for one unit, as a multiple of what the bare relay needs: other
+        tenants of the machine disturb it least."""
+        ours, theirs = self._per_unit("engine", "engine"), self._per_unit("bare", "relay")
+        return ours / theirs if ours and theirs else None
+
+    def _per_unit(self, column: str, process: str) -> float | None:
+        samples = zip(self.cpu.get(column, ()), self.values.get(column, ()), strict=False)
+        costs = [shares[process] / rate for shares, rate in samples if process in shares]
+        return statistics.median(costs) if costs else None
+
     def as_json(self) -> dict[str, Any]:
         """Name, unit, the median by column (null: does not apply), and the number of samples; then what more there is
         to know."""
@@ -119,6 +130,7 @@ class Result:
             "less_is_better": self.less,
             "engine_to_direct": _rounded(self.ratio("direct")),
             "engine_to_bare": _rounded(self.ratio("bare")),
+            "cpu_engine_to_bare": _rounded(self.cost()),
             "spread": {column: _rounded(self.spread(column)) for column in COLUMNS},
             "values": {column: [_rounded(value) for value in self.values.get(column, ())] for column in COLUMNS},
             "cpu": {

@@ -15,13 +15,15 @@ from harness.bench.benchmarks import COLUMNS, IDLE, SUITE, Result
 from harness.version import suite_version
 
 NOISY = "Rates and durations of a shared machine are noisy; the ratios of samples taken in turn are less so."
-_TITLES = ("benchmark", "unit", *COLUMNS, "engine/direct", "engine/bare", "engine CPU")
+_TITLES = ("benchmark", "unit", *COLUMNS, "engine/direct", "engine/bare", "CPU/bare", "engine CPU")
 _MEANING = {
     "engine": """client, engine, agent with the upstream inside, each a process of its own; the median of the samples,
 with half their span""",
     "direct": "the same client and upstream with one TLS connection between them, without engine and agent",
     "bare": """a relay of the same libraries without any rule between client and upstream, TLS on both sides (in place
 of a passthrough tunnel: the client's own TLS, inside the relay's)""",
+    "CPU/bare": """the processor time that the engine needs for one unit, as a multiple of the bare relay's: what other
+tenants of the machine disturb least; less is better""",
     "engine CPU": """the share of one core that the engine's process used: near 100 % the engine is the limit, below it
 the load is""",
 }
@@ -60,6 +62,8 @@ def as_text(results: Sequence[Result], *, engine: str, seconds: float, bare: boo
     lines.append(f"{about['openssl_engine']} (bare relay, reference engine), {about['openssl_load']} (load)")
     lines += ["", *("  ".join(_cells(row, widths)).rstrip() for row in rows), ""]
     for column, meaning in _MEANING.items():
+        if not bare and column == "CPU/bare":
+            continue
         text = " ".join((meaning if bare or column != "bare" else _NO_BARE).split())
         lines += textwrap.wrap(f"{column}: {text}", 120, subsequent_indent="  ")
     lines += [_note(result) for result in results if result.name in (IDLE, SUITE)]
@@ -81,6 +85,7 @@ def _row(result: Result) -> tuple[str, ...]:
         result.unit,
         *(_value(result, column) for column in COLUMNS),
         *("-" if (ratio := result.ratio(other)) is None else f"{ratio:.2f}" for other in ("direct", "bare")),
+        "-" if (cost := result.cost()) is None else f"{cost:.2f}",
         "-" if busy is None else f"{busy:.0%}",
     )
 
