@@ -371,7 +371,7 @@ class OpenSslEndpoint(TlsEndpoint):
         if named is not None and self._seen.sent and not self._done:
             # Still in the clear: the last octet of what is to be sent is the number of the alert.
             self._last = self.outgoing()[:-1] + bytes((named,))
-            self._seen.alert = named
+            self._seen.alert, self._seen.spoke = named, True
         events.append(Failed(reason, self._seen.alert, self._seen.sent))
 
     def _learn(self) -> None:
