@@ -41,10 +41,13 @@ class Half:
         self.ended = False
         self.reset: str | None = None
         self.changed = asyncio.Event()
+        self.arrived: Callable[[], None] | None = None
 
     def tell(self) -> None:
         self.changed.set()
         self.changed = asyncio.Event()
+        if self.arrived is not None:
+            asyncio.get_running_loop().call_soon(self.arrived)
 
 
 class MemoryStream(ByteStream):
@@ -63,16 +66,22 @@ class MemoryStream(ByteStream):
         self.aborted: str | None = None
 
     async def read(self) -> bytes:
-        while not self._in.data:
+        while (data := self.read_now()) is None:
+            await self._in.changed.wait()
+        return data
+
+    def read_now(self) -> bytes | None:
+        if not self._in.data:
             if self._in.reset is not None:
                 raise StreamReset(self._in.reset)
-            if self._in.ended or self.closed:
-                return b""
-            await self._in.changed.wait()
+            return b"" if self._in.ended or self.closed else None
         data = bytes(self._in.data)
         self._in.data.clear()
         self._in.tell()
         return data
+
+    def on_arrival(self, arrived: Callable[[], None] | None) -> None:
+        self._in.arrived = arrived
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._out.reset is not None or self._in.reset is not None:

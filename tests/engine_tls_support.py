@@ -94,6 +94,7 @@ class Pipe(ByteStream):
         self._eof = False
         self._reset: str | None = None
         self._changed = asyncio.Event()
+        self._arrived: Callable[[], None] | None = None
 
     @classmethod
     def pair(cls, room: int = 1 << 20) -> tuple[Pipe, Pipe]:
@@ -114,18 +115,27 @@ class Pipe(ByteStream):
     def _change(self) -> None:
         self._changed.set()
         self.far._changed.set()
+        for end in (self, self.far):
+            if end._arrived is not None:
+                asyncio.get_running_loop().call_soon(end._arrived)
 
     async def read(self) -> bytes:
-        while not self._inbox:
+        while (data := self.read_now()) is None:
+            await self._wait()
+        return data
+
+    def read_now(self) -> bytes | None:
+        if not self._inbox:
             if self._reset is not None:
                 raise StreamReset(self._reset)
-            if self._eof:
-                return b""
-            await self._wait()
+            return b"" if self._eof else None
         data = self._inbox.pop(0)
         self._size -= len(data)
         self._change()
         return data
+
+    def on_arrival(self, arrived: Callable[[], None] | None) -> None:
+        self._arrived = arrived
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._reset is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import h11
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -471,3 +472,32 @@ class TestWriting:
         codec.next_event()
         assert b"Content-Length: 42\r\n" in codec.send(ResponseHead(200, [(b"Content-Length", b"42")], b"OK"))
         assert codec.send(End()) == b""
+
+
+@pytest.mark.parametrize("octet", [b"\r", b"\n", b"\0", b"\r\nX-More: 1"])
+@pytest.mark.parametrize("where", [0, 1])
+class TestWhatIsWritten:
+    """A field is one line on the wire, whatever rule made it (RFC 9110 section 5.5)."""
+
+    def field(self, octet: bytes, where: int) -> tuple[bytes, bytes]:
+        return (b"X-Na" + octet + b"me", b"value") if where == 0 else (b"X-Name", b"val" + octet + b"ue")
+
+    def test_request(self, octet: bytes, where: int) -> None:
+        codec = H1ClientCodec(RULES, LIMITS)
+        with pytest.raises(h11.LocalProtocolError):
+            codec.send(RequestHead(b"GET", b"/", [(b"Host", b"a"), self.field(octet, where)]))
+
+    def test_response(self, octet: bytes, where: int) -> None:
+        codec = H1ServerCodec(RULES, LIMITS)
+        codec.receive(HEAD + b"\r\n")
+        codec.next_event()
+        with pytest.raises(h11.LocalProtocolError):
+            codec.send(ResponseHead(200, [self.field(octet, where)], b"OK"))
+
+    def test_trailer(self, octet: bytes, where: int) -> None:
+        codec = H1ServerCodec(RULES, LIMITS)
+        codec.receive(HEAD + b"\r\n")
+        codec.next_event()
+        codec.send(ResponseHead(200, [], b"OK"))
+        with pytest.raises(h11.LocalProtocolError):
+            codec.send(End([self.field(octet, where)]))

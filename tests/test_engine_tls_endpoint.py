@@ -298,6 +298,25 @@ def test_contexts_are_shared_by_rule_set() -> None:
     assert len(endpoints._contexts) == TlsEndpoints.MOST_CONTEXTS
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_key_update_is_answered_in_front_of_the_next_data_where_that_is_asked_for(asked: bool) -> None:
+    server = TlsEndpoints().server(server_tls())
+    client = TlsClient(ClientOptions(server_name="a.t.edge.test"))
+    octets = client.start()
+    while octets:
+        server.receive(octets)
+        client.receive(server.outgoing())
+        octets = client.outgoing()
+    assert server.receive(client.send(b"ping")) == [Data(b"ping")]
+    assert server.outgoing() == b"", "nothing was to be said"
+    assert server.receive(client.key_update(request=asked) + client.send(b"after")) == [Data(b"after")]
+    server.send(b"pong")
+    events = client.receive(server.outgoing())
+    assert ("KeyUpdateReceived" in [type(event).__name__ for event in events]) is asked
+    assert type(events[-1]).__name__ == "Data"
+    assert server.outgoing() == b""
+
+
 def test_key_update_and_renegotiation_free_tls_1_2_stay_usable() -> None:
     script = Script(TlsEndpoints().server(server_tls()), trusting(version=ssl.TLSVersion.TLSv1_2)).handshake()
     script.tls.write(b"ping")

@@ -40,6 +40,14 @@ class DataStream(ByteStream):
         self.received += len(data)
         return data
 
+    def read_now(self) -> bytes | None:
+        """The glued bytes first."""
+        return self._head.pop(0) if self._head else self._inner.read_now()
+
+    def on_arrival(self, arrived: Callable[[], None] | None) -> None:
+        """As the inner stream."""
+        self._inner.on_arrival(arrived)
+
     async def fill(self) -> None:
         """Read ahead and keep it: how to notice, while waiting for the other leg, that the peer is gone.
 

@@ -76,16 +76,21 @@ Event: TypeAlias = RequestHead | InformationalHead | ResponseHead | Data | End |
 
 def values(fields: Fields, name: bytes) -> list[bytes]:
     """The values of all lines of the field `name` (lower case), in order."""
-    return [value for key, value in fields if key.lower() == name]
+    found = []
+    for key, value in fields:  # a loop: this runs many times for each message, and a comprehension is one call more
+        if key.lower() == name:
+            found.append(value)
+    return found
 
 
 def members(fields: Fields, name: bytes) -> Iterator[bytes]:
     """The members of the list field `name`, in lower case, empty ones left out (RFC 9110 section 5.6.1.2)."""
-    for value in values(fields, name):
-        for member in value.split(b","):
-            stripped = member.strip(b" \t").lower()
-            if stripped:
-                yield stripped
+    for key, value in fields:
+        if key.lower() == name:
+            for member in value.split(b","):
+                stripped = member.strip(b" \t").lower()
+                if stripped:
+                    yield stripped
 
 
 def without(fields: Fields, names: frozenset[bytes] | set[bytes]) -> Fields:

@@ -28,13 +28,17 @@ from reference_engine.http.events import (
 from reference_engine.http.events import values as field_values
 from reference_engine.http.forward import Origin, Target, host_name
 from reference_engine.http.pool import UpstreamConnection
-from reference_engine.http.syntax import Framing
+from reference_engine.http.syntax import NO_CONTENT, Framing
 from reference_engine.http.upgrade import relay
 from reference_engine.relay.stream import Address, ByteStream, StreamReset
 from reference_engine.tunnel.model import Tunnel
 
 if TYPE_CHECKING:
     from reference_engine.http.server import HttpTunnels
+
+
+NOWHERE = Origin("", b"", NO_CONTENT)
+"""Of a request that is not admitted yet."""
 
 
 class ClientGone(Exception):  # noqa: N818 - an event, not a mistake
@@ -117,7 +121,7 @@ class Exchange:
         self._switched = False
         self._nominating: Fields = []
         self._fault: Fault | None = None
-        self._origin = Origin("", b"", down.framing)
+        self._origin = NOWHERE
         self.forwarded: str | None = None
         """"reverse" or "egress" once the request was on its way to an upstream."""
 
@@ -405,6 +409,6 @@ class Exchange:
         if up is None:
             return
         up.inbox.disarm()
-        if not (self._switched or up.codec.reusable or up.codec.over):
+        if not (self._switched or up.codec.over or up.codec.reusable):
             up.abort("the exchange ended early")
         self._edge.pool.release(up)

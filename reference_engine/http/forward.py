@@ -167,7 +167,8 @@ class ForwardRules:
     def end_to_end(self, fields: Fields) -> Fields:
         """Without hop-by-hop fields and what Connection names (RFC9110-7.6-1, -7.6.1-1, -7.6.1-2, -7.6.1-4,
         HTTP-HDR-006)."""
-        return without(fields, HOP_BY_HOP | self.nominated(fields))
+        nominated = self.nominated(fields)
+        return without(fields, HOP_BY_HOP | nominated if nominated else HOP_BY_HOP)
 
     def nominated(self, fields: Fields) -> set[bytes]:
         """The names in Connection, in lower case (RFC9110-7.6.1-1, -5.6.1.2-1)."""

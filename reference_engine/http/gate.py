@@ -106,10 +106,10 @@ class Gate:
         hosts: list[bytes] = []
         lengths: list[bytes] = []
         codings: list[bytes] = []
-        for match in FRAMING.finditer(head):
-            name = match[1].lower()
+        for written, value in FRAMING.findall(head):
+            name = written.lower()
             kept = hosts if name == b"host" else lengths if name == b"content-length" else codings
-            kept.append(match[2].rstrip(b" \t"))
+            kept.append(value.rstrip(b" \t"))
         return hosts, lengths, codings
 
     # -- content -----------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import h11
 
+from reference_engine.http import h1_write
 from reference_engine.http.errors import ProtocolFault, fault_of
 from reference_engine.http.events import Data, End, Event, InformationalHead, RequestHead, Reset, ResponseHead, members
 from reference_engine.http.gate import Gate, check
@@ -43,8 +44,8 @@ class H1ClientCodec:
             return self._h11.send(h11.Data(data=event.data))
         if isinstance(event, RequestHead):
             self._method = event.method
-            return self._h11.send(h11.Request(method=event.method, target=event.target, headers=event.fields))
-        return self._h11.send(h11.EndOfMessage(headers=event.trailers))
+            return self._h11.send(h1_write.request(event))
+        return self._h11.send(h11.EndOfMessage(headers=event.trailers) if event.trailers else h1_write.END)
 
     def receive(self, data: bytes) -> None:
         """Take octets from the upstream."""

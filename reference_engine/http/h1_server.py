@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import h11
 
+from reference_engine.http import h1_write
 from reference_engine.http.errors import Fault, ProtocolFault
 from reference_engine.http.events import Data, End, Event, InformationalHead, RequestHead, Reset, ResponseHead
 from reference_engine.http.gate import Gate, check
@@ -121,9 +122,7 @@ class H1ServerCodec:
             framing = self._rules.response_framing(self._method, event.status, event.fields)
             self._chunked = framing.kind == "close" and self._h11.their_http_version == b"1.1"
             self.until_close = framing.kind == "close" and not self._chunked
-            octets = self._h11.send(
-                h11.Response(status_code=event.status, headers=event.fields, reason=event.reason, http_version=b"1.1")
-            )
+            octets = self._h11.send(h1_write.response(event))
             if event.codings:
                 # h11 writes no other coding than chunked; what lies beneath it is said here (RFC 9112 section 7).
                 octets = octets.replace(b"Encoding: chunked\r\n", b"Encoding: " + event.codings + b", chunked\r\n", 1)
@@ -135,7 +134,8 @@ class H1ServerCodec:
                 )
             )
         # Without chunked there is no place for a trailer section (RFC 9112 section 7.1.2).
-        return self._h11.send(h11.EndOfMessage(headers=event.trailers if self._chunked else []))
+        trailers = event.trailers if self._chunked else None
+        return self._h11.send(h11.EndOfMessage(headers=trailers) if trailers else h1_write.END)
 
     @property
     def reusable(self) -> bool:

@@ -43,11 +43,9 @@ class UpstreamConnection:
         return event
 
     async def receive(self) -> Event:
-        """The next event of the response; every kind of trouble is a `Reset`. Waits as long as `inbox` is armed for."""
+        """The next event of the response when `next_event` has none; every kind of trouble is a `Reset`. Waits as long
+        as `inbox` is armed for."""
         while True:
-            event = self.codec.next_event()
-            if event is not None:
-                return event
             try:
                 data = await self.inbox.read()
             except TimeoutError:
@@ -60,6 +58,9 @@ class UpstreamConnection:
                 return Reset("upstream-closed")
             else:
                 self.codec.eof()
+            event = self.codec.next_event()
+            if event is not None:
+                return event
 
     @property
     def reusable(self) -> bool:
@@ -82,7 +83,7 @@ class UpstreamConnection:
             if not self._aborted:
                 await self.stream.close()
         finally:
-            await self.inbox.close()
+            self.inbox.close()
 
 
 Connect = Callable[[Tunnel, Address | None], Awaitable[ByteStream]]
@@ -100,7 +101,9 @@ class Pool:
         self._idle_time = idle
         self._most = most
         self._idle: dict[tuple[str, str], list[UpstreamConnection]] = {}
-        self._timers: dict[UpstreamConnection, asyncio.TimerHandle] = {}
+        self._timers: dict[UpstreamConnection, float] = {}
+        """When each idle connection is dropped."""
+        self._timer: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
     async def acquire(self, tunnel: Tunnel, source: Address | None, *, reuse: bool) -> UpstreamConnection:
@@ -130,8 +133,20 @@ class Pool:
         idle.append(connection)
         drop = partial(self._drop, connection)
         connection.inbox.on_data = connection.inbox.on_end = drop
-        timer = asyncio.get_running_loop().call_later(self._idle_time, drop)
-        self._timers[connection] = timer
+        loop = asyncio.get_running_loop()
+        until = self._timers[connection] = loop.time() + self._idle_time
+        if self._timer is None:
+            self._timer = loop.call_at(until, self._due, until)
+
+    def _due(self, when: float) -> None:
+        """The one timer of the pool ran: drop what has been idle for long enough. All are given the same time, so the
+        one that was released first is due first."""
+        self._timer = None
+        for connection, until in list(self._timers.items()):
+            if until > when:
+                self._timer = asyncio.get_running_loop().call_at(until, self._due, until)
+                return
+            self._drop(connection)
 
     @property
     def size(self) -> int:
@@ -140,7 +155,7 @@ class Pool:
 
     def _forget(self, connection: UpstreamConnection) -> None:
         """No longer idle."""
-        self._timers.pop(connection).cancel()
+        del self._timers[connection]
         connection.inbox.on_data = connection.inbox.on_end = None
         key = (connection.tunnel.id, connection.client)
         self._idle[key].remove(connection)
@@ -173,5 +188,8 @@ class Pool:
         """Close every idle connection and wait for those that are closing."""
         for connection in list(self._timers):
             self._drop(connection)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._closing:
             await asyncio.gather(*self._closing)

@@ -163,7 +163,7 @@ class H1Connection:
             raise
         finally:
             self._stop_half_close()
-            await self._inbox.close()
+            self._inbox.close()
 
     def drain(self) -> None:
         """No request after the one at hand; an idle connection ends now."""
@@ -188,7 +188,7 @@ class H1Connection:
 
     async def _head(self) -> RequestHead | None:
         """The next request; None at the end of the connection. Raises ProtocolFault."""
-        codec, inbox = self.codec, self._inbox
+        codec, inbox, begun = self.codec, self._inbox, False
         self._idle = not (codec.pending or inbox.pending)
         inbox.arm(self.rules.client_time("request" if self._idle else "head", self._settings))
         try:
@@ -198,16 +198,17 @@ class H1Connection:
                     return event
                 if event is not None:
                     raise ProtocolFault(fault_of("incomplete"))
+                if begun and self._idle:
+                    self._idle = False
+                    inbox.arm(self.rules.client_time("head", self._settings))
                 data = await inbox.read()
+                begun = True
                 if data:
                     codec.receive(data)
                 elif not codec.pending:
                     return None
                 else:
                     codec.eof()
-                if self._idle:
-                    self._idle = False
-                    inbox.arm(self.rules.client_time("head", self._settings))
         except TimeoutError:
             if self._idle:
                 return None

@@ -454,6 +454,12 @@ class _Crossed(ByteStream):
     async def read(self) -> bytes:
         return await self._source.read()
 
+    def read_now(self) -> bytes | None:
+        return self._source.read_now()
+
+    def on_arrival(self, arrived: Callable[[], None] | None) -> None:
+        self._source.on_arrival(arrived)
+
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         await self._sink.write(data)
 

@@ -10,6 +10,7 @@ How a stream can end is kept apart on purpose (RFC 8446 section 6.1): a *clean* 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -46,8 +47,20 @@ class ByteStream(ABC):
         """
 
     @abstractmethod
+    def read_now(self) -> bytes | None:
+        """What `read` would return without waiting; None where it would wait. Raises `StreamReset`."""
+
+    @abstractmethod
+    def on_arrival(self, arrived: Callable[[], None] | None) -> None:
+        """Have `arrived` called whenever `read_now` may have something else than None to return; None ends that. Who
+        reads so does not call `read`."""
+
+    @abstractmethod
     async def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Queue `data` and wait until the queue is below its high-water mark. Raises `StreamReset`."""
+        """Queue `data` at once, then wait until the queue is below its high-water mark. Raises `StreamReset`.
+
+        Nothing is awaited in front of the queueing, so what several writers queue stays in the order of their calls.
+        """
 
     @abstractmethod
     async def end(self) -> None:

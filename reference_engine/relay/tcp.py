@@ -54,6 +54,7 @@ class TcpStream(asyncio.BufferedProtocol, ByteStream):
         self._closing = False
         self._broken: str | None = None
         self._reader: asyncio.Future[None] | None = None
+        self._arrived: Callable[[], None] | None = None
         self._writers: list[asyncio.Future[None]] = []
         self._write_paused = False
         self._gone = asyncio.get_running_loop().create_future()
@@ -77,15 +78,17 @@ class TcpStream(asyncio.BufferedProtocol, ByteStream):
         return _DISCARD if self._closing else _SCRATCH
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Keep what came, and stop reading at the high-water mark; after `close` nobody wants it any more."""
+        """Keep what came, and stop reading at the high-water mark, unless a reader is there: it takes all of it before
+        more can come. After `close` nobody wants anything any more."""
         if self._closing:
             return
         self._chunks.append(bytes(_SCRATCH[:nbytes]))
         self._size += nbytes
-        if self._size >= self._buffer_size and self._transport is not None:
+        waited_for = self._reader is not None and not self._reader.done()
+        self._wake_reader()
+        if self._size >= self._buffer_size and not waited_for and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
-        self._wake_reader()
 
     def eof_received(self) -> bool:
         """Keep our direction open behind the peer's FIN, unless we have ended it too."""
@@ -122,27 +125,37 @@ class TcpStream(asyncio.BufferedProtocol, ByteStream):
     def _wake_reader(self) -> None:
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
+        if self._arrived is not None:
+            self._arrived()
 
     # ByteStream
 
     async def read(self) -> bytes:
         """See `ByteStream.read`. One reader at a time; cancelling it loses nothing."""
-        while not self._chunks:
-            if self._broken is not None:
-                raise StreamReset(self._broken)
-            if self._peer_ended or self._closing:
-                return b""
+        while (data := self.read_now()) is None:
             self._reader = asyncio.get_running_loop().create_future()
             try:
                 await self._reader
             finally:
                 self._reader = None
+        return data
+
+    def read_now(self) -> bytes | None:
+        """See `ByteStream.read_now`."""
+        if not self._chunks:
+            if self._broken is not None:
+                raise StreamReset(self._broken)
+            return b"" if self._peer_ended or self._closing else None
         data = self._take()
         if self._paused and self._size < self._buffer_size:
             self._paused = False
             if self._transport is not None and not self._peer_ended:
                 self._transport.resume_reading()
         return data
+
+    def on_arrival(self, arrived: Callable[[], None] | None) -> None:
+        """See `ByteStream.on_arrival`."""
+        self._arrived = arrived
 
     def _take(self) -> bytes:
         """Up to CHUNK octets from the front of what is unread."""
@@ -164,23 +177,18 @@ class TcpStream(asyncio.BufferedProtocol, ByteStream):
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """See `ByteStream.write`."""
-        self._check_writable()
-        assert self._transport is not None
-        self._transport.write(data)
+        if self._broken is not None:
+            raise StreamReset(self._broken)
+        transport = self._transport
+        if self._ended or transport is None or transport.is_closing():
+            raise StreamReset("write after the end")
+        transport.write(data)
         while self._write_paused:
             waiter = asyncio.get_running_loop().create_future()
             self._writers.append(waiter)
             await waiter
-            self._check_broken()
-
-    def _check_writable(self) -> None:
-        self._check_broken()
-        if self._ended or self._transport is None or self._transport.is_closing():
-            raise StreamReset("write after the end")
-
-    def _check_broken(self) -> None:
-        if self._broken is not None:
-            raise StreamReset(self._broken)
+            if self._broken is not None:
+                raise StreamReset(self._broken)
 
     async def end(self) -> None:
         """See `ByteStream.end`: FIN behind what is queued."""

@@ -103,6 +103,11 @@ class TlsEndpoint(ABC):
     peer_chain: tuple[bytes, ...] = ()
     """The peer's certificates in DER, its own first; empty where it sent none."""
 
+    @property
+    def spoke(self) -> bool:
+        """Whether `outgoing` may have something."""
+        return True
+
     @abstractmethod
     def start(self) -> None:
         """Begin the handshake: a client's ClientHello goes to `outgoing`; without effect on a server."""
@@ -178,14 +183,18 @@ def encode_alpn(name: str) -> bytes:
 
 
 class _Seen:
-    """What the callbacks of one connection need and notice; no reference back to the endpoint."""
+    """What the callbacks of one connection need and notice; no reference back to the endpoint.
 
-    __slots__ = ("alert", "select_alpn", "sent")
+    `spoke`: something may have been written since that was last asked for.
+    """
+
+    __slots__ = ("alert", "select_alpn", "sent", "spoke")
 
     def __init__(self, select_alpn: SelectAlpn | None) -> None:
         self.select_alpn = select_alpn
         self.alert: int | None = None
         self.sent = False
+        self.spoke = True
 
 
 _PARTIAL_WRITE = 1  # SSL_MODE_ENABLE_PARTIAL_WRITE, which pyOpenSSL sets but does not name
@@ -199,9 +208,11 @@ _MOST_OUT = 270_336  # 256 KiB of plaintext with what its records add
 
 
 def _on_info(connection: SSL.Connection, where: int, value: int) -> None:
+    seen: _Seen = connection.get_app_data()
+    # Handshake messages, KeyUpdate among them, and alerts are all that OpenSSL writes of its own accord.
+    seen.spoke = True
     # For alerts the value holds level and description. SSL_shutdown's close_notify is a warning and not kept.
     if where & _ALERT and value >> 8 == _FATAL:
-        seen: _Seen = connection.get_app_data()
         seen.alert, seen.sent = value & 0xFF, bool(where & _WRITE)
 
 
@@ -266,6 +277,11 @@ class OpenSslEndpoint(TlsEndpoint):
         self._over = False
         self._last = b""
 
+    @property
+    def spoke(self) -> bool:
+        """See TlsEndpoint."""
+        return self._seen.spoke
+
     def start(self) -> None:
         """See TlsEndpoint."""
         self._handshake([])
@@ -292,6 +308,7 @@ class OpenSslEndpoint(TlsEndpoint):
     def send(self, data: bytes | bytearray | memoryview) -> None:
         """See TlsEndpoint."""
         if len(data):
+            self._seen.spoke = True
             self._connection.sendall(data)
 
     def end(self) -> None:
@@ -306,6 +323,9 @@ class OpenSslEndpoint(TlsEndpoint):
 
     def outgoing(self) -> bytes:
         """See TlsEndpoint."""
+        if not self._seen.spoke:
+            return b""
+        self._seen.spoke = False
         pieces = []
         try:
             while len(piece := self._connection.bio_read(_MOST_OUT)) == _MOST_OUT:
@@ -351,7 +371,7 @@ class OpenSslEndpoint(TlsEndpoint):
         if named is not None and self._seen.sent and not self._done:
             # Still in the clear: the last octet of what is to be sent is the number of the alert.
             self._last = self.outgoing()[:-1] + bytes((named,))
-            self._seen.alert = named
+            self._seen.alert, self._seen.spoke = named, True
         events.append(Failed(reason, self._seen.alert, self._seen.sent))
 
     def _learn(self) -> None:

@@ -7,6 +7,7 @@ the stream below is the backpressure of this one.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from reference_engine.relay.stream import ByteStream, StreamReset
 from reference_engine.tls.endpoint import Data, Ended, Event, Failed, HandshakeDone, TlsEndpoint
@@ -52,7 +53,8 @@ class TlsStream(ByteStream):
         self._ended = False
         self._closed = False
         self._failed: TlsFailed | None = None
-        self._out = asyncio.Lock()
+        self._writing = 0
+        self._answering: set[asyncio.Task[None]] = set()
 
     @property
     def alpn(self) -> str | None:
@@ -101,6 +103,27 @@ class TlsStream(ByteStream):
             if self._peer_ended or self._closed:
                 return b""
             await self._fill()
+        return self._taken()
+
+    def read_now(self) -> bytes | None:
+        """See `ByteStream.read_now`."""
+        while not self._plain:
+            if self._failed is not None:
+                raise self._failed
+            if self._peer_ended or self._closed:
+                return b""
+            data = self._below.read_now()
+            if data is None:
+                return None
+            self._receive(data)
+            if self._failed is not None or (not self._writing and self._endpoint.spoke):
+                task = asyncio.get_running_loop().create_task(self._answer())
+                self._answering.add(task)
+                task.add_done_callback(self._answered)
+        return self._taken()
+
+    def _taken(self) -> bytes:
+        """Up to CHUNK octets from the front of what is there."""
         if len(self._plain) == 1:
             return self._plain.pop()
         data = b"".join(self._plain)
@@ -110,20 +133,37 @@ class TlsStream(ByteStream):
             data = data[:CHUNK]
         return data
 
+    def on_arrival(self, arrived: Callable[[], None] | None) -> None:
+        """See `ByteStream.on_arrival`."""
+        self._below.on_arrival(arrived)
+
     async def _fill(self) -> None:
         """Take the next octets from below and act on what they mean."""
         data = await self._below.read()
         if self._closed:
             return
-        events = self._endpoint.receive(data) if data else self._endpoint.receive_eof()
-        for event in events:
+        self._receive(data)
+        await self._answer()
+
+    def _receive(self, data: bytes) -> None:
+        for event in self._endpoint.receive(data) if data else self._endpoint.receive_eof():
             self._take(event)
+
+    async def _answer(self) -> None:
+        """Send what the octets of the peer have asked for."""
         if self._failed is not None:
             await self._give_up()
-        elif not self._done or not self._out.locked():
-            # Handshake messages now; later what the peer's messages asked for (a KeyUpdate), unless a writer is at it
-            # and takes it along: a reader that waits for a writer could wait for a peer that waits for the reader.
+        elif not self._done or not self._writing:
+            # Handshake messages now; later what the peer's messages asked for (a renegotiation to be refused), unless a
+            # writer waits and the next one takes it along: a reader that waits as well could wait for a peer that waits
+            # for the reader.
             await self._flush()
+
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        self._answering.discard(task)
+        if not task.cancelled():
+            # A connection that broke is found out by whoever reads.
+            task.exception()
 
     def _take(self, event: Event) -> None:
         if isinstance(event, Data):
@@ -151,21 +191,31 @@ class TlsStream(ByteStream):
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """See `ByteStream.write`."""
+        if len(data) <= CHUNK:
+            await self._write(data)
+            return
         view = memoryview(data)
         for start in range(0, len(view), CHUNK):
-            if self._failed is not None:
-                raise self._failed
-            if self._ended or self._closed or not self._done:
-                raise StreamReset("write after the end")
-            self._endpoint.send(view[start : start + CHUNK])
-            await self._flush()
+            await self._write(view[start : start + CHUNK])
+
+    async def _write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._failed is not None:
+            raise self._failed
+        if self._ended or self._closed or not self._done:
+            raise StreamReset("write after the end")
+        self._endpoint.send(data)
+        await self._flush()
 
     async def _flush(self) -> None:
-        # What to send is taken with the lock held, so that a cancelled writer leaves nothing behind in its hands.
-        async with self._out:
-            data = self._endpoint.outgoing()
-            if data:
+        # What is taken is queued below in the same step (the contract of `ByteStream.write`): writers that wait at the
+        # same time need no lock to stay in order, and a cancelled one leaves nothing behind in its hands.
+        data = self._endpoint.outgoing()
+        if data:
+            self._writing += 1
+            try:
                 await self._below.write(data)
+            finally:
+                self._writing -= 1
 
     async def end(self) -> None:
         """See `ByteStream.end`: close_notify."""
