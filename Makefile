@@ -41,8 +41,9 @@ tests: $(STAMP)
 suite: $(STAMP)
 	$(BIN)/edgecase run -n $(WORKERS)
 
+# Every mutant, each to its first kill. The whole matrix, with what is proven and what is not, is part of `make soak`.
 mutants: $(STAMP)
-	$(BIN)/edgecase mutants -n $(WORKERS)
+	$(BIN)/edgecase mutants --quick -n $(WORKERS)
 
 # Foreign engines and peers, from a lock with hashes, under .foreign (ignored). What it could not get it says.
 foreign: $(STAMP)
@@ -51,6 +52,7 @@ foreign: $(STAMP)
 # Long proofs, once per change of substance: many runs in other orders and on a busy machine, noise, fuzz.
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak -s tests
+	$(BIN)/edgecase mutants -n $(WORKERS)
 
 lock:
 	@command -v uv >/dev/null || { echo "make lock needs uv"; exit 2; }

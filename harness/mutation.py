@@ -8,13 +8,14 @@ requirement ids.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,22 +89,27 @@ def broken_profile(mutant: str, reached: Path) -> Profile:
     return replace(profile, driver={**profile.driver, "command": command})
 
 
-def play(profile: Profile, cases: Sequence[Case], sanity: Mapping[str, Case]) -> Iterator[CaseResult]:
+def play(profile: Profile, cases: Sequence[Case], sanity: Mapping[str, Case]) -> Generator[CaseResult]:
     """Run every variant of `cases` on `profile` in this process, one after the other."""
     loop = LoopThread()
     pool = EnginePool(profile, make_driver)
     runner = Runner(profile, Ledger.load(), pool, sanity, deadline_seconds=DEADLINE_SECONDS)
+    try:
+        for planned in _plan(profile, cases):
+            yield loop.call(runner.run(planned))
+    finally:
+        loop.call(pool.close())
+        loop.stop()
+
+
+def _plan(profile: Profile, cases: Sequence[Case]) -> list[Planned]:
+    """Every variant of `cases`, ordered by settings, so that each settings starts once."""
     plan = [
         Planned(case, variant, case.settings.with_defaults(profile.settings))
         for case in cases
         for variant in case.variants
     ]
-    try:
-        for planned in sorted(plan, key=lambda item: str(item.settings)):
-            yield loop.call(runner.run(planned))
-    finally:
-        loop.call(pool.close())
-        loop.stop()
+    return sorted(plan, key=lambda item: str(item.settings))
 
 
 def sanity_of(cases: Sequence[Case]) -> dict[str, Case]:
@@ -127,21 +133,23 @@ def _control(ids: tuple[str, ...]) -> OutcomesByCase:
     }
 
 
-def _try(mutant: MutantInfo, ids: tuple[str, ...], control: OutcomesByCase) -> MutantResult:
-    """Run one mutant against the cases that claim it (in a process of its own)."""
+def _try(mutant: MutantInfo, ids: tuple[str, ...], control: OutcomesByCase, *, quick: bool) -> MutantResult:
+    """Run one mutant against the cases that claim it (in a process of its own); `quick` stops at the first kill."""
     cases = _cases()
     chosen = [case for case in cases if case.id in ids]
+    claimed = [planned.key for planned in _plan(load(PROFILE), chosen)]
     killed: list[str] = []
-    claimed: list[str] = []
     trouble: list[str] = []
     with tempfile.TemporaryDirectory(prefix="edgecase-mutant-") as folder:
         reached = Path(folder) / "reached"
-        for result in play(broken_profile(mutant.id, reached), chosen, sanity_of(cases)):
-            claimed.append(result.key)
-            if result.verdict in (Verdict.SETUP, Verdict.CRASH, Verdict.HARNESS):
-                trouble.append(f"{result.key} got {result.verdict}: {result.cause}")
-            elif _noticed(mutant, result, control.get(result.key, {})):
-                killed.append(result.key)
+        with contextlib.closing(play(broken_profile(mutant.id, reached), chosen, sanity_of(cases))) as results:
+            for result in results:
+                if result.verdict in (Verdict.SETUP, Verdict.CRASH, Verdict.HARNESS):
+                    trouble.append(f"{result.key} got {result.verdict}: {result.cause}")
+                elif _noticed(mutant, result, control.get(result.key, {})):
+                    killed.append(result.key)
+                    if quick and reached.exists():
+                        break
         was_reached = reached.exists()
     why = ""
     if not killed:
@@ -162,11 +170,16 @@ def _noticed(mutant: MutantInfo, result: CaseResult, before: Mapping[str, Outcom
 
 
 def matrix(
-    mutants: Sequence[MutantInfo], workers: int, progress: Callable[[MutantResult, int, int], None]
+    mutants: Sequence[MutantInfo],
+    workers: int,
+    progress: Callable[[MutantResult, int, int], None],
+    *,
+    quick: bool = False,
 ) -> tuple[list[MutantResult], list[str]]:
     """Run `mutants` in `workers` processes, at least one.
 
-    Gives the results in their order, and the ids of the cases that kill none of them.
+    Gives the results in their order, and the ids of the cases that kill none of them. With `quick` each mutant ends at
+    its first kill: enough to see that all are killed, not to see which cases are proven.
     """
     cases = [case for case in _cases() if _runs(case)]
     claims = {
@@ -177,7 +190,7 @@ def matrix(
     results: dict[str, MutantResult] = {}
     with ProcessPoolExecutor(max_workers=workers) as executor:
         control = {key: outcomes for share in executor.map(_control, shares) for key, outcomes in share.items()}
-        running = [executor.submit(_try, mutant, claims[mutant.id], control) for mutant in mutants]
+        running = [executor.submit(_try, mutant, claims[mutant.id], control, quick=quick) for mutant in mutants]
         for count, future in enumerate(as_completed(running), start=1):
             result = future.result()
             results[result.mutant.id] = result

@@ -65,8 +65,8 @@ class TestTry:
                 reached.touch()
 
         monkeypatch.setattr(mutation, "broken_profile", broken_profile)
-        monkeypatch.setattr(mutation, "play", lambda *_: iter([got]))
-        return mutation._try(BROKEN, ("a-case",), {"a-case": {"ALPN-008": Outcome.PASS}})
+        monkeypatch.setattr(mutation, "play", lambda *_: (result for result in [got]))
+        return mutation._try(BROKEN, ("a-case",), {"a-case": {"ALPN-008": Outcome.PASS}}, quick=False)
 
     def test_a_kill(self, monkeypatch: pytest.MonkeyPatch) -> None:
         told = self.tried(monkeypatch, result(ALPN_008=Outcome.FAIL), used=True)

@@ -19,6 +19,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "--only", action="append", default=[], metavar="PATTERN", help="only mutants whose id matches; may be repeated"
     )
     command.add_argument("-n", "--workers", type=number(1, 256), default=1, help="processes (default: 1)")
+    command.add_argument(
+        "--quick", action="store_true", help="end each mutant at its first kill; tells no unproven cases"
+    )
     command.add_argument("--json", action="store_true", help="machine-readable")
     command.set_defaults(run=run)
 
@@ -39,13 +42,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     if not arguments.json:
         print(f"{len(mutants)} mutants; first the cases that claim them run on the whole engine", flush=True)
-    results, unproven = matrix(mutants, arguments.workers, progress)
+    results, unproven = matrix(mutants, arguments.workers, progress, quick=arguments.quick)
     survivors = [result for result in results if result.survived]
     if arguments.json:
-        json.dump(_data(results, unproven), sys.stdout, indent=1)
+        json.dump(_data(results, [] if arguments.quick else unproven), sys.stdout, indent=1)
         print()
     else:
-        _print(results, unproven if not arguments.only else [])
+        _print(results, [] if arguments.only or arguments.quick else unproven)
     return 1 if survivors else 0
 
 

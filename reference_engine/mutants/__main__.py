@@ -7,6 +7,7 @@ import importlib
 import json
 import pkgutil
 import sys
+import warnings
 from pathlib import Path
 
 import reference_engine.mutants
@@ -17,9 +18,12 @@ from reference_engine.parts import Parts
 
 def load() -> None:
     """Import every family, so that all mutants are registered."""
-    for module in pkgutil.iter_modules(reference_engine.mutants.__path__):
-        if not module.name.startswith("_"):
-            importlib.import_module(f"{reference_engine.mutants.__name__}.{module.name}")
+    with warnings.catch_warnings():
+        # tlslite-ng, on which the doubles stand, imports the standard library's asyncore.
+        warnings.filterwarnings("ignore", "The asyncore module is deprecated", DeprecationWarning)
+        for module in pkgutil.iter_modules(reference_engine.mutants.__path__):
+            if not module.name.startswith("_"):
+                importlib.import_module(f"{reference_engine.mutants.__name__}.{module.name}")
 
 
 def main(argv: list[str]) -> int:
