@@ -15,14 +15,15 @@ KEPT_AT_EACH_END = 400
 
 
 class Transcript:
-    """Collects events. `clock` gives seconds (monotonic); the first event is at 0.
+    """Collects events. `clock` gives seconds (monotonic); it begins at `start`, from which events
+    count.
 
     The first and the last `KEPT_AT_EACH_END` are kept; `dropped` counts those between them.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._start = clock()
+        self.start = clock()
         self._first: list[Event] = []
         self._last: deque[Event] = deque(maxlen=KEPT_AT_EACH_END)
         self.dropped = 0
@@ -41,7 +42,7 @@ class Transcript:
         """Add one step; `data` is kept as size, digest and sample."""
         self._keep(
             Event(
-                at=round(self._clock() - self._start, 6),
+                at=round(self._clock() - self.start, 6),
                 leg=leg,
                 sender=sender,
                 receiver=receiver,

@@ -52,6 +52,11 @@ class Profile:
     editions: tuple[str, ...] = ()
 
     @property
+    def has_token(self) -> bool:
+        """Whether its agents prove themselves with a token that is worth something after the run."""
+        return self.kind == "agent" and bool(self.driver.get("token"))
+
+    @property
     def file_or_name(self) -> str:
         """What `--engine` takes to find this profile again."""
         return self.name if self.shipped else self.file
