@@ -67,9 +67,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FOLDER",
         help="write a capture of what did not pass here; run.json names it relative to the folder's parent",
     )
-    group.addoption(
-        "--capture-agent-link", action="store_true", help="capture the agent's connections even if they hold a token"
-    )
+    group.addoption("--capture-token", action="store_true", help="capture the profile's token, too")
     group.addoption("--all-variants", action="store_true", help="collect every variant, whatever the profile claims")
 
 
@@ -207,9 +205,8 @@ class Suite:
         option = self._config.option
         if option.evidence_folder is None:
             return None
-        return Captures(
-            Path(option.evidence_folder), agent_link=option.capture_agent_link or not self.profile.has_token
-        )
+        hide_token = bool(self.profile.secrets) and not option.capture_token
+        return Captures(Path(option.evidence_folder), hide_token=hide_token)
 
     def _sanity_plan(self) -> list[Planned]:
         settings = {planned.settings for planned in self.plan}

@@ -80,12 +80,13 @@ class Runner:
         self._deadline = deadline_seconds
         self._clock = clock
         self._captures = captures
+        self._recorded = self._transcript()
 
     async def run(self, planned: Planned) -> CaseResult:
         """Run one variant. Never raises for what an engine, an adapter or a case does."""
         set_default(self._deadline)
         started = self._clock()
-        transcript = Transcript(self._clock)
+        transcript = self._transcript()
         judge = Judge(self._ledger, planned.case, transcript)
         log: tuple[str, ...] = ()
         missing = self._missing(planned)
@@ -144,7 +145,7 @@ class Runner:
 
     async def check_sanity(self, held: Held, guard: Case) -> str | None:
         """Run a sanity case on `held`; what is wrong, or `None`."""
-        transcript = Transcript(self._clock)
+        transcript = self._transcript()
         self._record(transcript)
         planned = Planned(guard, guard.variants[0], held.settings)
         end, judge = await self._script(planned, held, transcript, Judge(self._ledger, guard, transcript))
@@ -165,7 +166,7 @@ class Runner:
                 reason = await self.check_sanity(held, guard)
                 if reason is not None:
                     planned = Planned(guard, replace(guard.variants[0], label="at the end"), held.settings)
-                    transcript = Transcript(self._clock)
+                    transcript = self._transcript()
                     judge = Judge(self._ledger, guard, transcript)
                     end = Verdicts(Verdict.SETUP, f"sanity: at the end of the run {reason}")
                     results.append(self._result(planned, end, judge, transcript, held.driver.log_tail(LOG_LINES), 0.0))
@@ -220,8 +221,12 @@ class Runner:
             return Verdicts(Verdict.HARNESS, f"the case ended without judging {', '.join(scene.judge.unjudged)}")
         return _judged(scene.judge)
 
+    def _transcript(self) -> Transcript:
+        return Transcript(self._clock, secrets=self._profile.secrets)
+
     def _record(self, transcript: Transcript) -> None:
         """What goes over the wire from here on is recorded anew: a start of the engine, its sanity, or the script."""
+        self._recorded = transcript
         if self._captures:
             tap.use(self._captures)
             self._captures.begin(transcript.start)
@@ -232,7 +237,8 @@ class Runner:
             return ""
         told = [f"{planned.key}: {end.verdict}", end.cause, *(outcome.message for outcome in judge.outcomes)]
         try:
-            return self._captures.save(planned.key, "\n".join(line for line in told if line))
+            about = "\n".join(line for line in told if line)
+            return self._captures.save(planned.key, about, self._recorded.confidential)
         except OSError as error:
             transcript.note("no capture", str(error))
             return ""

@@ -65,9 +65,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "--no-capture", action="store_true", help="write no captures (pcapng, with keys) of the cases that did not pass"
     )
     command.add_argument(
-        "--capture-agent-link",
+        "--capture-token",
         action="store_true",
-        help="capture the agent's connections even if the profile has a token: whoever has the capture has the token",
+        help="capture the connections that carry the profile's token, too: whoever has the capture has the token",
     )
     command.add_argument("--allure", type=Path, default=None, metavar="FOLDER", help="write Allure results here, too")
     command.add_argument("-v", "--verbose", action="store_true", help="one line per case")
@@ -132,7 +132,7 @@ def _pytest(arguments: argparse.Namespace, seed: int, record_file: Path) -> list
             command += [f"--{option}", value]
     if not arguments.no_capture:
         command += ["--evidence-folder", str((record_file.parent / FOLDER).absolute())]
-        command += ["--capture-agent-link"] if arguments.capture_agent_link else []
+        command += ["--capture-token"] if arguments.capture_token else []
     if arguments.workers:
         command += ["-n", str(arguments.workers)]
     return [*command, str(folder)]

@@ -6,7 +6,7 @@ import hashlib
 import re
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -45,17 +45,17 @@ def remove_stale(folder: Path) -> None:
 class Captures(Tap):
     """Records one case after the other. `folder` is where captures are written, made when there is a first one.
 
-    Without `agent_link` the agent's connections are left out: their first frame holds the agent's token. The streams
+    With `hide_token` the agent's connections are left out, since their first frame holds the agent's token. The streams
     inside them are recorded all the same.
     """
 
-    def __init__(self, folder: Path, *, agent_link: bool = True, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, folder: Path, *, hide_token: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder = folder
-        self._agent_link = agent_link
+        self._hide_token = hide_token
         self._clock = clock
         self._recording: Recording | None = None
         self._key_log: IO[bytes] | None = None
-        if agent_link:
+        if not hide_token:
             # OpenSSL writes secrets to a file only. It appends, so each case may begin with an empty one.
             self._key_log = tempfile.NamedTemporaryFile(prefix="edgecase-keys-")  # noqa: SIM115 - closed by `close`
 
@@ -68,7 +68,7 @@ class Captures(Tap):
 
     def stream(self, leg: str, local: Address, remote: Address, *, dialed: bool) -> TapStream:
         """See `Tap`."""
-        if self._recording is None or (leg == AGENT and not self._agent_link):
+        if self._recording is None or (leg == AGENT and self._hide_token):
             return SILENT
         return self._recording.stream(leg, local, remote, dialed=dialed)
 
@@ -96,13 +96,17 @@ class Captures(Tap):
             self._recording.stop()
             self._recording = None
 
-    def save(self, key: str, comment: str) -> str:
-        """Write what was recorded, and stop. The file's path relative to the folder's parent; `""` when nothing went
-        over a wire. Raises `OSError`."""
+    def save(self, key: str, comment: str, confidential: Collection[str] = ()) -> str:
+        """Write what was recorded, and stop. `confidential` are the connections that carried the token. The file's path
+        relative to the folder's parent; `""` when nothing went over a wire. Raises `OSError`."""
         recording = self._recording
-        if recording is None or recording.empty:
+        if recording is None:
             return ""
         recording.stop()
+        if self._hide_token:
+            recording.forget(confidential)
+        if recording.empty:
+            return ""
         data = recording.capture(comment, self._agent_secrets())
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._write(file_name(key), data)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.evidence import pcapng
@@ -169,6 +169,10 @@ class Recording:
     def empty(self) -> bool:
         """Whether nothing went over any wire."""
         return not self._noted
+
+    def forget(self, names: Collection[str]) -> None:
+        """Forget the connections with these names."""
+        self._noted = [noted for noted in self._noted if noted.stream.name not in names]
 
     def capture(self, comment: str, secrets: Sequence[str] = ()) -> bytes:
         """The pcapng: `comment` about all of it, `secrets` as further lines of a key log."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from harness.model.event import AGENT, DOWNSTREAM, HARNESS, UPSTREAM, Event
 
@@ -19,10 +19,13 @@ class Transcript:
     count.
 
     The first and the last `KEPT_AT_EACH_END` are kept; `dropped` counts those between them.
+    Each of `secrets` becomes as many asterisks; `confidential` names the connections on which one was seen.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], *, secrets: Collection[str] = ()) -> None:
         self._clock = clock
+        self._secrets = tuple(secret for secret in secrets if secret)
+        self.confidential: set[str] = set()
         self.start = clock()
         self._first: list[Event] = []
         self._last: deque[Event] = deque(maxlen=KEPT_AT_EACH_END)
@@ -40,6 +43,11 @@ class Transcript:
         channel: str = "",
     ) -> None:
         """Add one step; `data` is kept as size, digest and sample."""
+        for secret in self._secrets:
+            if secret in detail or (data is not None and secret.encode() in data):
+                self.confidential.add(channel)
+                detail = detail.replace(secret, "*" * len(secret))
+                data = None if data is None else data.replace(secret.encode(), b"*" * len(secret.encode()))
         self._keep(
             Event(
                 at=round(self._clock() - self.start, 6),

@@ -52,9 +52,10 @@ class Profile:
     editions: tuple[str, ...] = ()
 
     @property
-    def has_token(self) -> bool:
-        """Whether its agents prove themselves with a token that is worth something after the run."""
-        return self.kind == "agent" and bool(self.driver.get("token"))
+    def secrets(self) -> tuple[str, ...]:
+        """What is worth something after the run, and must not be in its evidence: the token of its agents."""
+        token = self.driver.get("token") if self.kind == "agent" else None
+        return (str(token),) if token else ()
 
     @property
     def file_or_name(self) -> str:
