@@ -26,8 +26,9 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
 def file_name(key: str) -> str:
     """A name for the capture of the case `key` that every file system takes, and that no other key has."""
     plain = re.sub(r"[^a-z0-9._-]+", "_", key.lower()).strip("._")[:NAME_LIMIT]
-    if plain != key or _RESERVED.match(plain):
-        plain = f"case-{plain}" if _RESERVED.match(plain) else plain
+    special = not plain or _RESERVED.match(plain)
+    if plain != key or special:
+        plain = f"case-{plain}" if special else plain
         plain = f"{plain}-{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
     return plain + SUFFIX
 

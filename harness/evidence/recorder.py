@@ -57,7 +57,9 @@ class Recorded(TapStream):
         self.local = local
         self.remote = remote
         self.dialed = dialed
-        self.name = ""
+        self.names: list[str] = []
+        """In the transcript; two where both ends are ours."""
+        self._in_place: Recorded | None = None
         self.about = ""
         self._over = {True: False, False: False}
 
@@ -66,9 +68,17 @@ class Recorded(TapStream):
         """Whether a direction is open."""
         return not all(self._over.values())
 
+    def give_way(self, to: Recorded) -> None:
+        """The other end of this connection is ours, too, and is recorded in its place."""
+        self._in_place = to
+        self._over = {True: True, False: True}
+        to.names += self.names
+
     def label(self, name: str) -> None:
         """See `TapStream`."""
-        self.name = name
+        names = (self._in_place or self).names
+        if name not in names:
+            names.append(name)
 
     def sent(self, data: bytes) -> None:
         """See `TapStream`."""
@@ -104,6 +114,17 @@ class Recorded(TapStream):
         self._recording.note(self, ours, step, data)
 
 
+class OtherEnd(TapStream):
+    """The other end of a recorded connection, which is ours, too: told once is enough."""
+
+    def __init__(self, stream: Recorded) -> None:
+        self._stream = stream
+
+    def label(self, name: str) -> None:
+        """See `TapStream`."""
+        self._stream.label(name)
+
+
 class Recording:
     """What went over the wire since it was made.
 
@@ -127,12 +148,18 @@ class Recording:
         self._stopped = False
 
     def stream(self, leg: str, local: Address, remote: Address, *, dialed: bool) -> TapStream:
-        """A connection that begins now. Where both of its ends are ours, the second to tell is not heard."""
-        known = self._streams.get(frozenset((local, remote)))
-        if self._stopped or (known is not None and known.open and known.local == remote):
+        """A connection that begins now. Where both of its ends are ours, the one that dialed is heard."""
+        if self._stopped:
             return SILENT
+        known = self._streams.get(frozenset((local, remote)))
+        other = known if known is not None and known.open and known.local == remote else None
+        if other and not dialed:
+            return OtherEnd(other)
         made = Recorded(self, leg, local, remote, dialed=dialed)
         self._streams[frozenset((local, remote))] = made
+        if other:
+            other.give_way(made)
+            self._noted = [noted for noted in self._noted if noted.stream is not other]
         self.note(made, dialed, None)
         return made
 
@@ -172,7 +199,7 @@ class Recording:
 
     def forget(self, names: Collection[str]) -> None:
         """Forget the connections with these names."""
-        self._noted = [noted for noted in self._noted if noted.stream.name not in names]
+        self._noted = [noted for noted in self._noted if not set(noted.stream.names) & set(names)]
 
     def capture(self, comment: str, secrets: Sequence[str] = ()) -> bytes:
         """The pcapng: `comment` about all of it, `secrets` as further lines of a key log."""
@@ -210,8 +237,8 @@ class Recording:
 
 
 def _about(stream: Recorded) -> str:
-    """The comment on a connection's first packet: its name in the transcript, and what carries it."""
-    return ", ".join(part for part in (stream.name, stream.about) if part)
+    """The comment on a connection's first packet: its names in the transcript, and what carries it."""
+    return ", ".join(part for part in (*stream.names, stream.about) if part)
 
 
 def _made(conversation: Conversation, noted: _Noted) -> Iterator[tuple[bool, bytes]]:
