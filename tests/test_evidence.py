@@ -426,12 +426,30 @@ def test_a_token_keeps_its_connections_out(tmp_path: Path) -> None:
 def test_a_transcript_tells_no_secret_and_on_which_connection_it_was() -> None:
     transcript = Transcript(lambda: 0.0, secrets=("t0ken", ""))
     channel = transcript.channel(DOWNSTREAM, "client", "client-1")
-    channel.sent("GET", detail="Bearer t0ken", data=b"Authorization: Bearer t0ken")
+    channel.sent("GET /t0ken", detail="Bearer t0ken", data=b"Authorization: Bearer t0ken")
     transcript.channel(DOWNSTREAM, "client", "client-2").sent("GET", data=b"nothing of it")
     said = transcript.events[0]
-    assert said.detail == "Bearer *****"
+    assert (said.what, said.detail) == ("GET /*****", "Bearer *****")
     assert bytes.fromhex(said.sample or "") == b"Authorization: Bearer *****"
     assert transcript.confidential == {"client-1"}
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3])
+def test_a_secret_in_pieces_is_told_no_more_than_a_whole_one(pieces: int) -> None:
+    transcript = Transcript(lambda: 0.0, secrets=("t0ken", "other"))
+    channel = transcript.channel(AGENT, "agent", "agent-1")
+    said = b"before t0ken behind"
+    channel.sent("raw octets", data=b"long before")
+    for at in range(0, len(said), pieces):
+        channel.sent("raw octets", data=said[at : at + pieces])
+        transcript.channel(AGENT, "agent", "agent-2").sent("raw octets", data=b"x")
+    ours = [event for event in transcript.events if event.channel == "agent-1"]
+    told = b"".join(bytes.fromhex(event.sample or "") for event in ours)
+    assert told.startswith(b"long before")
+    assert told.endswith(b"behind")
+    assert not set(b"t0k") & set(told)
+    assert [event.digest is None for event in ours].count(True) >= 5 // pieces
+    assert transcript.confidential == {"agent-1"}
 
 
 def test_stale_captures_go_and_other_files_stay(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ class Transcript:
 
     def __init__(self, clock: Callable[[], float], *, secrets: Collection[str] = ()) -> None:
         self._clock = clock
-        self._secrets = tuple(secret for secret in secrets if secret)
+        self._secrets = tuple(secret.encode() for secret in secrets if secret)
+        self._tails: dict[tuple[str, str], bytes] = {}
         self.confidential: set[str] = set()
         self.start = clock()
         self._first: list[Event] = []
@@ -43,11 +44,9 @@ class Transcript:
         channel: str = "",
     ) -> None:
         """Add one step; `data` is kept as size, digest and sample."""
-        for secret in self._secrets:
-            if secret in detail or (data is not None and secret.encode() in data):
-                self.confidential.add(channel)
-                detail = detail.replace(secret, "*" * len(secret))
-                data = None if data is None else data.replace(secret.encode(), b"*" * len(secret.encode()))
+        if self._secrets:
+            what, detail = self._clean_text(what, channel), self._clean_text(detail, channel)
+            data = None if data is None else self._without_secrets(data, channel)
         self._keep(
             Event(
                 at=round(self._clock() - self.start, 6),
@@ -62,6 +61,33 @@ class Transcript:
                 sample=None if data is None else data[:SAMPLE].hex(),
             )
         )
+        if self._secrets and data:
+            self._hide_pieces(channel, sender, data)
+
+    def _without_secrets(self, data: bytes, channel: str) -> bytes:
+        for secret in self._secrets:
+            if secret in data:
+                self.confidential.add(channel)
+                data = data.replace(secret, b"*" * len(secret))
+        return data
+
+    def _clean_text(self, text: str, channel: str) -> str:
+        return self._without_secrets(text.encode("utf-8", "surrogatepass"), channel).decode("utf-8", "surrogatepass")
+
+    def _hide_pieces(self, channel: str, sender: str, data: bytes) -> None:
+        """Blank the steps of a secret that came in pieces, octet by octet maybe."""
+        tail = self._tails.get((channel, sender), b"") + data
+        if any(secret in tail for secret in self._secrets):
+            self.confidential.add(channel)
+            left = len(tail)
+            for kept in (self._last, self._first):
+                for index in range(len(kept) - 1, -1, -1):
+                    event = kept[index]
+                    if left > 0 and (event.channel, event.sender) == (channel, sender) and event.size:
+                        kept[index] = dataclasses.replace(event, digest=None, sample=b"*".hex())
+                        left -= event.size
+            tail = b""
+        self._tails[channel, sender] = tail[-max(map(len, self._secrets)) :]
 
     def note(self, what: str, detail: str = "") -> None:
         """A step of the harness itself: a barrier, a publication, a judgement."""
