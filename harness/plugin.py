@@ -22,6 +22,7 @@ import fixtures
 from harness import baseline
 from harness.engine.factory import make_driver
 from harness.errors import UsageError
+from harness.evidence.captures import Captures
 from harness.judge import LedgerView
 from harness.ledger import Ledger, LedgerError
 from harness.model.case import MARK, Case, Variant
@@ -60,6 +61,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--deadline-ms", type=int, default=5000, help="how long a script waits for an event")
     group.addoption("--run-record", default=None, metavar="FILE", help="write the run record (run.json) here")
+    group.addoption(
+        "--evidence-folder",
+        default=None,
+        metavar="FOLDER",
+        help="write a capture of what did not pass here; run.json names it relative to the folder's parent",
+    )
+    group.addoption("--capture-token", action="store_true", help="capture the profile's token, too")
     group.addoption("--all-variants", action="store_true", help="collect every variant, whatever the profile claims")
 
 
@@ -152,6 +160,7 @@ class Suite:
         self._loop: LoopThread | None = None
         self._runner: Runner | None = None
         self._pool: EnginePool | None = None
+        self._captures: Captures | None = None
 
     def settings(self, item: CaseItem) -> Settings:
         """The settings that the item runs under."""
@@ -179,6 +188,7 @@ class Suite:
         if self._loop is None or self._runner is None:
             self._loop = LoopThread()
             self._pool = EnginePool(self.profile, make_driver, [*self.plan, *self._sanity_plan()])
+            self._captures = self._make_captures()
             self._runner = Runner(
                 self.profile,
                 self.ledger,
@@ -186,8 +196,17 @@ class Suite:
                 _sanity_cases(self._config),
                 worker=_worker_name(self._config),
                 deadline_seconds=self._config.option.deadline_ms / 1000,
+                captures=self._captures,
             )
         return self._loop.call(self._runner.run(planned))
+
+    def _make_captures(self) -> Captures | None:
+        """Who keeps what goes over the wire, where that is asked for."""
+        option = self._config.option
+        if option.evidence_folder is None:
+            return None
+        hide_token = bool(self.profile.secrets) and not option.capture_token
+        return Captures(Path(option.evidence_folder), hide_token=hide_token)
 
     def _sanity_plan(self) -> list[Planned]:
         settings = {planned.settings for planned in self.plan}
@@ -209,6 +228,8 @@ class Suite:
             self._loop.call(self._pool.close())
             self._loop.stop()
             self._loop = None
+            if self._captures:
+                self._captures.close()
 
 
 _SUITE = pytest.StashKey[Suite]()
@@ -260,7 +281,8 @@ class CaseItem(pytest.Item):
         if known:
             pytest.xfail(known)
         if row.pytest == "failed":
-            raise CaseFailed(explain(result))
+            folder = self.config.option.evidence_folder
+            raise CaseFailed(explain(result, Path(folder).parent if folder else None))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """A verdict is shown by its own words, not by a traceback."""
@@ -283,14 +305,16 @@ def _known(profile: Profile, result: CaseResult) -> str:
     )
 
 
-def explain(result: CaseResult) -> str:
-    """The verdict in at most a dozen lines: what departed, and one command that reproduces it."""
+def explain(result: CaseResult, folder: Path | None = None) -> str:
+    """The verdict in at most a dozen lines: what departed, the capture in `folder`, and one command that reproduces
+    it."""
     lines = [f"{result.key}: {result.verdict} - {VERDICTS[result.verdict].meaning}"]
     lines += [f"  {outcome.message}" for outcome in result.outcomes if outcome.outcome in ("fail", "warn")]
     if result.cause:
         lines.append(f"  {result.cause}")
-    lines.append(f"  again: {result.reproduce}")
-    return "\n".join(lines[:12])
+    last = [f"  wire: {(folder or Path()) / result.capture}"] if result.capture else []
+    last.append(f"  again: {result.reproduce}")
+    return "\n".join([*lines[: 12 - len(last)], *last])
 
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:

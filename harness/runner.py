@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 
 from harness.engine.driver import Driver
 from harness.errors import EngineCrashed, EngineDeparted, NotSupported, SetupFailed
+from harness.evidence.captures import Captures
 from harness.evidence.transcript import Transcript
 from harness.judge import Departed, Judge, LedgerView, departure_of
+from harness.link import tap
 from harness.link.deadline import set_default
 from harness.link.stream import LinkReset
 from harness.model.case import Case
@@ -68,6 +70,7 @@ class Runner:
         worker: str = "main",
         deadline_seconds: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
+        captures: Captures | None = None,
     ) -> None:
         self._profile = profile
         self._ledger = ledger
@@ -76,12 +79,14 @@ class Runner:
         self._worker = worker
         self._deadline = deadline_seconds
         self._clock = clock
+        self._captures = captures
+        self._recorded = self._transcript()
 
     async def run(self, planned: Planned) -> CaseResult:
         """Run one variant. Never raises for what an engine, an adapter or a case does."""
         set_default(self._deadline)
         started = self._clock()
-        transcript = Transcript(self._clock)
+        transcript = self._transcript()
         judge = Judge(self._ledger, planned.case, transcript)
         log: tuple[str, ...] = ()
         missing = self._missing(planned)
@@ -107,6 +112,7 @@ class Runner:
         self, planned: Planned, transcript: Transcript, judge: Judge
     ) -> tuple[Verdicts, Judge, tuple[str, ...]]:
         private = "private-engine" in planned.case.needs
+        self._record(transcript)
         try:
             held = await (self._pool.private if private else self._pool.engine)(planned.settings)
         except NotSupported as error:
@@ -117,6 +123,7 @@ class Runner:
             reason = None if planned.case.sanity else await self._insane(held, planned)
             if reason:
                 return Verdicts(Verdict.SETUP, f"sanity: {reason}"), judge, held.driver.log_tail(LOG_LINES)
+            self._record(transcript)
             end, judge = await self._script(planned, held, transcript, judge)
             log = held.driver.log_tail(LOG_LINES)
             if not private and (end.verdict is Verdict.CRASH or held.driver.lost() is not None):
@@ -138,7 +145,8 @@ class Runner:
 
     async def check_sanity(self, held: Held, guard: Case) -> str | None:
         """Run a sanity case on `held`; what is wrong, or `None`."""
-        transcript = Transcript(self._clock)
+        transcript = self._transcript()
+        self._record(transcript)
         planned = Planned(guard, guard.variants[0], held.settings)
         end, judge = await self._script(planned, held, transcript, Judge(self._ledger, guard, transcript))
         if end.verdict in (Verdict.PASS, Verdict.INFO, Verdict.WARN):
@@ -158,7 +166,7 @@ class Runner:
                 reason = await self.check_sanity(held, guard)
                 if reason is not None:
                     planned = Planned(guard, replace(guard.variants[0], label="at the end"), held.settings)
-                    transcript = Transcript(self._clock)
+                    transcript = self._transcript()
                     judge = Judge(self._ledger, guard, transcript)
                     end = Verdicts(Verdict.SETUP, f"sanity: at the end of the run {reason}")
                     results.append(self._result(planned, end, judge, transcript, held.driver.log_tail(LOG_LINES), 0.0))
@@ -213,6 +221,30 @@ class Runner:
             return Verdicts(Verdict.HARNESS, f"the case ended without judging {', '.join(scene.judge.unjudged)}")
         return _judged(scene.judge)
 
+    def _transcript(self) -> Transcript:
+        return Transcript(self._clock, secrets=self._profile.secrets)
+
+    def _record(self, transcript: Transcript) -> None:
+        """What goes over the wire from here on is recorded anew: a start of the engine, its sanity, or the script."""
+        self._recorded = transcript
+        if self._captures:
+            tap.use(self._captures)
+            self._captures.begin(transcript.start)
+
+    def _capture(self, planned: Planned, end: Verdicts, judge: Judge, transcript: Transcript) -> str:
+        """Keep what was recorded of a case that did not pass; the file, if there is one."""
+        if self._captures is None:
+            return ""
+        told = [f"{planned.key}: {end.verdict}", end.cause, *(outcome.message for outcome in judge.outcomes)]
+        try:
+            about = "\n".join(line for line in told if line)
+            return self._captures.save(planned.key, about, self._recorded.confidential)
+        except OSError as error:
+            transcript.note("no capture", str(error))
+            return ""
+        finally:
+            self._captures.stop()
+
     def _result(
         self,
         planned: Planned,
@@ -224,6 +256,7 @@ class Runner:
     ) -> CaseResult:
         case = planned.case
         good = end.verdict in (Verdict.PASS, Verdict.INFO, Verdict.UNSUPPORTED)
+        capture = "" if good else self._capture(planned, end, judge, transcript)
         return CaseResult(
             id=case.id,
             variant=planned.variant.label,
@@ -247,6 +280,7 @@ class Runner:
             single_family=case.single_family,
             worker=self._worker,
             engine_version=self._pool.version,
+            capture=capture,
         )
 
 

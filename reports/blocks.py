@@ -29,6 +29,7 @@ _BASELINE_WORDS = {
     Standing.UNEXPECTED: "The baseline knows a part of this only",
     Standing.UNEXPECTED_PASS: "Listed as a known failure, but it did not happen",
 }
+_CAPTURE = re.compile(r"[A-Za-z0-9_-]+/[A-Za-z0-9_][A-Za-z0-9._-]*\.pcapng")
 _STANDINGS = {
     Standing.UNEXPECTED: "unexpected",
     Standing.KNOWN: "known failure",
@@ -148,6 +149,7 @@ def evidence(case: CaseResult, rows: Rows) -> Html:
         _doc(case),
         *(_comparison(outcome, rows) for outcome in case.outcomes[:OUTCOMES_SHOWN] if _departs(outcome)),
         _both_legs(case),
+        capture(case),
         _log(case),
         command(case.reproduce),
         class_="evidence",
@@ -275,6 +277,18 @@ def readable(sample: str) -> str:
     if octets and all(0x20 <= octet < 0x7F or octet in b"\r\n\t" for octet in octets):
         return repr(octets.decode("ascii"))[1:-1] + rest
     return octets[:24].hex(" ") + ("\u2026" if len(sample) > 48 else "")
+
+
+def capture(case: CaseResult) -> Html:
+    """A link to the capture; only a path that cannot lead elsewhere becomes one."""
+    if not case.capture:
+        return NOTHING
+    name = el("code", text.line(case.capture))
+    shown = el("a", name, href=case.capture) if _CAPTURE.fullmatch(case.capture) else name
+    return join(
+        el("h4", "What went over the wire"),
+        el("p", "Open in Wireshark: ", shown, ", decrypted: the keys are inside."),
+    )
 
 
 def _log(case: CaseResult) -> Html:

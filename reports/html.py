@@ -460,7 +460,7 @@ def _evidence(
 
 
 def _without_room(case: CaseResult) -> Html:
-    return join(el("p", _NO_ROOM, class_="none"), blocks.command(case.reproduce))
+    return join(el("p", _NO_ROOM, class_="none"), blocks.capture(case), blocks.command(case.reproduce))
 
 
 _NO_ROOM = "The evidence of this case is in run.json: this page is full."

@@ -130,6 +130,8 @@ def _details(case: CaseResult) -> str:
     if case.engine_log:
         lines.append("engine log:")
         lines.extend(f"  {text.line(entry)}" for entry in case.engine_log[-LOG_LINES:])
+    if case.capture:
+        lines.append(f"wire: {text.line(case.capture)}")
     if case.reproduce:
         lines.append(f"run it again: {text.line(case.reproduce)}")
     return "\n".join(lines)

@@ -137,8 +137,9 @@ def test_ids_are_unique_and_every_link_and_label_arrives(read: Page) -> None:
     ids = [attrs["id"] for _, attrs in read.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
     targets = [attrs["href"] for attrs in read.all("a")]
-    assert targets
-    assert all(target and target.startswith("#") and target[1:] in ids for target in targets)
+    captures = [target for target in targets if target and target.endswith(".pcapng")]
+    assert captures == [case.capture for case in RECORD.cases if case.capture]
+    assert all(target and target.startswith("#") and target[1:] in ids for target in targets if target not in captures)
     assert all(attrs["aria-labelledby"] in ids for _, attrs in read.tags if "aria-labelledby" in attrs)
 
 
@@ -196,7 +197,14 @@ def everywhere(words: str) -> RunRecord:
         words, words, words, judged, variant=words, expected=False, transcript=(step, strange), engine_log=(words,)
     )
     bad = replace(
-        bad, doc=f"{words}\n{words}", cause=words, reproduce=words, file=words, settings=words, requirements=(words,)
+        bad,
+        doc=f"{words}\n{words}",
+        cause=words,
+        reproduce=words,
+        file=words,
+        settings=words,
+        requirements=(words,),
+        capture=words,
     )
     names = dict.fromkeys(("profile", "name", "version", "edition", "driver", "command"), words)
     engine = replace(RECORD.engine, **names, features=(words,))  # type: ignore[arg-type]
@@ -206,6 +214,17 @@ def everywhere(words: str) -> RunRecord:
         RECORD, engine=engine, cases=(bad, known), argv=(words,), notes=(words,), stopped=words, started=words,
         suite_version=words, ledger_digest=words, baseline_problems=problems,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["javascript:alert(1)//.pcapng", "//example.org/x.pcapng", "evidence/../../x.pcapng", "/etc/x.pcapng", "x.pcapng",
+     "evidence/.pcapng", "evidence/a b.pcapng", "evidence/x.pcapng\n"],
+)  # fmt: skip
+def test_only_a_capture_beside_the_report_is_a_link(path: str) -> None:
+    bad = replace(next(case for case in RECORD.cases if case.capture), capture=path)
+    shown = Page(html.render(replace(RECORD, cases=(bad,)), ROWS))
+    assert all((attrs["href"] or "").startswith("#") for attrs in shown.all("a"))
 
 
 def test_hostile_text_is_shown_and_does_nothing() -> None:

@@ -13,6 +13,7 @@ from harness.cli.arguments import check_selection, number, writable_folder
 from harness.cli.session import Session
 from harness.collect import collect, conformance_folder
 from harness.errors import UsageError
+from harness.evidence.captures import FOLDER, remove_stale
 from harness.ledger import Ledger
 from harness.model.record import RunRecord, read_record, write_record
 from harness.model.verdict import Verdict
@@ -60,6 +61,14 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     command.add_argument(
         "--deadline-ms", type=number(1), default=5000, help="how long a script waits for an event (default: 5000)"
     )
+    command.add_argument(
+        "--no-capture", action="store_true", help="write no captures (pcapng, with keys) of the cases that did not pass"
+    )
+    command.add_argument(
+        "--capture-token",
+        action="store_true",
+        help="capture the connections that carry the profile's token, too: whoever has the capture has the token",
+    )
     command.add_argument("--allure", type=Path, default=None, metavar="FOLDER", help="write Allure results here, too")
     command.add_argument("-v", "--verbose", action="store_true", help="one line per case")
     command.set_defaults(run=run)
@@ -80,6 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"edgecase: {profile.title} ({profile.edition}), seed {seed}", flush=True)
     try:
         record_file.unlink(missing_ok=True)
+        remove_stale(output / FOLDER)
         session = Session(_pytest(arguments, seed, record_file), _environment())
         status = session.run()
         if not record_file.exists():
@@ -120,6 +130,9 @@ def _pytest(arguments: argparse.Namespace, seed: int, record_file: Path) -> list
     for option in ("only", "area", "requirement"):
         for value in getattr(arguments, option):
             command += [f"--{option}", value]
+    if not arguments.no_capture:
+        command += ["--evidence-folder", str((record_file.parent / FOLDER).absolute())]
+        command += ["--capture-token"] if arguments.capture_token else []
     if arguments.workers:
         command += ["-n", str(arguments.workers)]
     return [*command, str(folder)]

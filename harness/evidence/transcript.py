@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from harness.model.event import AGENT, DOWNSTREAM, HARNESS, UPSTREAM, Event
 
@@ -15,14 +15,19 @@ KEPT_AT_EACH_END = 400
 
 
 class Transcript:
-    """Collects events. `clock` gives seconds (monotonic); the first event is at 0.
+    """Collects events. `clock` gives seconds (monotonic); it begins at `start`, from which events
+    count.
 
     The first and the last `KEPT_AT_EACH_END` are kept; `dropped` counts those between them.
+    Each of `secrets` becomes as many asterisks; `confidential` names the connections on which one was seen.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], *, secrets: Collection[str] = ()) -> None:
         self._clock = clock
-        self._start = clock()
+        self._secrets = tuple(secret.encode() for secret in secrets if secret)
+        self._tails: dict[tuple[str, str], bytes] = {}
+        self.confidential: set[str] = set()
+        self.start = clock()
         self._first: list[Event] = []
         self._last: deque[Event] = deque(maxlen=KEPT_AT_EACH_END)
         self.dropped = 0
@@ -39,9 +44,12 @@ class Transcript:
         channel: str = "",
     ) -> None:
         """Add one step; `data` is kept as size, digest and sample."""
+        if self._secrets:
+            what, detail = self._clean_text(what, channel), self._clean_text(detail, channel)
+            data = None if data is None else self._without_secrets(data, channel)
         self._keep(
             Event(
-                at=round(self._clock() - self._start, 6),
+                at=round(self._clock() - self.start, 6),
                 leg=leg,
                 sender=sender,
                 receiver=receiver,
@@ -53,6 +61,33 @@ class Transcript:
                 sample=None if data is None else data[:SAMPLE].hex(),
             )
         )
+        if self._secrets and data:
+            self._hide_pieces(channel, sender, data)
+
+    def _without_secrets(self, data: bytes, channel: str) -> bytes:
+        for secret in self._secrets:
+            if secret in data:
+                self.confidential.add(channel)
+                data = data.replace(secret, b"*" * len(secret))
+        return data
+
+    def _clean_text(self, text: str, channel: str) -> str:
+        return self._without_secrets(text.encode("utf-8", "surrogatepass"), channel).decode("utf-8", "surrogatepass")
+
+    def _hide_pieces(self, channel: str, sender: str, data: bytes) -> None:
+        """Blank the steps of a secret that came in pieces, octet by octet maybe."""
+        tail = self._tails.get((channel, sender), b"") + data
+        if any(secret in tail for secret in self._secrets):
+            self.confidential.add(channel)
+            left = len(tail)
+            for kept in (self._last, self._first):
+                for index in range(len(kept) - 1, -1, -1):
+                    event = kept[index]
+                    if left > 0 and (event.channel, event.sender) == (channel, sender) and event.size:
+                        kept[index] = dataclasses.replace(event, digest=None, sample=b"*".hex())
+                        left -= event.size
+            tail = b""
+        self._tails[channel, sender] = tail[-max(map(len, self._secrets)) :]
 
     def note(self, what: str, detail: str = "") -> None:
         """A step of the harness itself: a barrier, a publication, a judgement."""

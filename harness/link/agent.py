@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from harness.link import tap
 from harness.link.stream import End, EndKind, Link, LinkReset
 from harness.link.tcp import TcpLink
+from harness.model.event import AGENT
 
 WRITE = 65536
 """Octets that are encrypted before the transport is asked to take them: four full records."""
@@ -105,17 +107,21 @@ class EngineAccess:
 class _Tcp(TcpLink):
     """A TCP link that can be let go: it discards what still comes, and ends with the other side or after a while."""
 
+    leg = AGENT
+
     def __init__(self) -> None:
         super().__init__()
         self._let_go = False
         self._timer: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
-        if not self._let_go:
+        if self._let_go:
+            self.tap.got(data)
+        else:
             super().data_received(data)
 
     def eof_received(self) -> bool:
-        return False if self._let_go else super().eof_received()
+        return super().eof_received() and not self._let_go
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer:
@@ -146,6 +152,7 @@ class _Tcp(TcpLink):
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
+        self.tap.sent_end()
         if self._ended:
             self._transport.close()
         else:
@@ -167,6 +174,8 @@ class AgentLink(Link):
 
     def __init__(self, tcp: _Tcp, context: ssl.SSLContext, server_name: str | None) -> None:
         self._tcp = tcp
+        self.tap = tcp.tap
+        self._carried = tap.SILENT
         self._in = ssl.MemoryBIO()
         self._out = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._in, self._out, server_hostname=server_name)
@@ -225,6 +234,7 @@ class AgentLink(Link):
         """Encrypt, write, wait for the send buffer; up to `RECORD` octets are one TLS record. Raises `LinkReset`."""
         if self._ended_ours:
             raise LinkReset("our direction was ended before")
+        self._carried.sent(data)
         view = memoryview(data)
         for start in range(0, len(view), WRITE):
             try:
@@ -235,6 +245,18 @@ class AgentLink(Link):
 
     async def receive(self, limit: int = 65536) -> bytes:
         """The next octets, `b""` at the engine's close_notify. Raises `LinkReset`, also for a FIN without it."""
+        try:
+            data = await self._receive(limit)
+        except LinkReset:
+            self._carried.got_reset()
+            raise
+        if data:
+            self._carried.got(data)
+        else:
+            self._carried.got_end()
+        return data
+
+    async def _receive(self, limit: int) -> bytes:
         while not self._plain:
             data = self._decrypt(limit)
             if data is not None:
@@ -264,11 +286,16 @@ class AgentLink(Link):
         if data:
             self._plain.appendleft(data)
 
+    def carry(self, *, dialed: bool) -> None:
+        """From here on the link is a byte stream, and the tap is told of what it carries; `dialed`: we opened it."""
+        self._carried = self.tap = tap.current().carried(self.local, dialed=dialed)
+
     async def send_end(self) -> None:
         """Send close_notify; TCP stays open, and receiving goes on."""
         if self._ended_ours or self._tcp.gone:
             return
         self._ended_ours = True
+        self._carried.sent_end()
         # OpenSSL takes a second step in the same call and would drop application data that it finds there, so
         # everything that is here is decrypted before (one task receives at a time: nothing comes in between).
         if self.end is None:
@@ -285,6 +312,7 @@ class AgentLink(Link):
     async def send_fin(self) -> None:
         """Send FIN without close_notify: what a truncation attack looks like (RFC 8446 section 6.1)."""
         self._ended_ours = True
+        self._carried.sent_end()
         await self._tcp.send_end()
 
     async def close(self) -> None:
@@ -298,6 +326,7 @@ class AgentLink(Link):
     def abort(self) -> None:
         """Reset the connection."""
         self._ended_ours = True
+        self._carried.sent_reset()
         self._tcp.abort()
 
     async def wait_closed(self) -> None:
@@ -415,7 +444,8 @@ def _context(
 ) -> ssl.SSLContext:
     files = (ca_file, *(certificate or ()))
     changed = tuple(Path(name).stat().st_mtime_ns for name in files if name)
-    return _made_context(ca_file, alpn, certificate, insecure, server_name is not None, version, changed)
+    key_log = tap.current().key_log_file
+    return _made_context(ca_file, alpn, certificate, insecure, server_name is not None, version, changed, key_log)
 
 
 @functools.lru_cache(maxsize=32)
@@ -427,6 +457,7 @@ def _made_context(
     named: bool,
     version: ssl.TLSVersion,
     changed: tuple[int, ...],  # part of the key: an exchanged file is read again
+    key_log: str | None,
 ) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = context.maximum_version = version
@@ -441,4 +472,6 @@ def _made_context(
         context.set_alpn_protocols(list(alpn))
     if certificate:
         context.load_cert_chain(*certificate)
+    if key_log:
+        context.keylog_filename = key_log
     return context

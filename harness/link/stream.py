@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import StrEnum
 
+from harness.link.tap import SILENT, TapStream
+
 
 class EndKind(StrEnum):
     """How the other side ended a stream."""
@@ -46,6 +48,9 @@ class Link(ABC):
 
     No method has a deadline of its own: peers wrap each wait in `harness.link.deadline.deadline`.
     """
+
+    tap: TapStream = SILENT
+    """Who is told what goes over the wire."""
 
     @abstractmethod
     async def send(self, data: bytes) -> None:

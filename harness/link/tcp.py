@@ -11,7 +11,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import cast
 
+from harness.link import tap
 from harness.link.stream import Link, LinkReset
+from harness.model.event import DOWNSTREAM, UPSTREAM
 
 HIGH_WATER = 1 << 20
 """Octets that may lie unread before the socket is no longer read."""
@@ -19,7 +21,10 @@ _RST_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class TcpLink(Link, asyncio.Protocol):
-    """One TCP connection."""
+    """One TCP connection; `on_connected` is told of one that a listener accepted."""
+
+    leg = DOWNSTREAM
+    """The leg of a connection that we open."""
 
     def __init__(self, on_connected: Callable[[TcpLink], None] | None = None) -> None:
         self._on_connected = on_connected
@@ -45,11 +50,14 @@ class TcpLink(Link, asyncio.Protocol):
         self.remote = transport.get_extra_info("peername")[:2]
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        dialed = self._on_connected is None
+        self.tap = tap.current().stream(self.leg if dialed else UPSTREAM, self.local, self.remote, dialed=dialed)
         if self._on_connected:
             self._on_connected(self)
 
     def data_received(self, data: bytes) -> None:
         """Queue octets; stop reading above the high-water mark (asyncio's callback)."""
+        self.tap.got(data)
         self._chunks.append(data)
         self._unread += len(data)
         self._readable.set()
@@ -59,6 +67,7 @@ class TcpLink(Link, asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The other side's FIN: our direction stays open (asyncio's callback)."""
+        self.tap.got_end()
         self._ended = True
         self._readable.set()
         return True
@@ -67,6 +76,8 @@ class TcpLink(Link, asyncio.Protocol):
         """The transport is gone (asyncio's callback)."""
         if exc is not None:
             self._take_rest()
+        if isinstance(exc, ConnectionError):
+            self.tap.got_reset()
         self._gone = True
         self._lost = exc
         self._readable.set()
@@ -95,6 +106,7 @@ class TcpLink(Link, asyncio.Protocol):
         """Write and wait for the send buffer. Raises `LinkReset` when the connection is gone."""
         if self._gone:
             raise LinkReset(str(self._lost or "connection closed"))
+        self.tap.sent(data)
         self._transport.write(data)
         await self._writable.wait()
 
@@ -123,10 +135,12 @@ class TcpLink(Link, asyncio.Protocol):
             # A connection that was reset a moment ago has no direction to end; the reader is told of the reset.
             with contextlib.suppress(OSError):
                 self._transport.write_eof()
+                self.tap.sent_end()
 
     async def close(self) -> None:
         """Close the socket and wait until it is gone."""
         if not self._gone:
+            self.tap.sent_end()
             self._transport.close()
         try:
             async with asyncio.timeout(1):
@@ -138,6 +152,7 @@ class TcpLink(Link, asyncio.Protocol):
     def abort(self) -> None:
         """Close with RST."""
         if not self._gone:
+            self.tap.sent_reset()
             sock = self._transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
             self._transport.abort()

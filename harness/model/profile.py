@@ -52,6 +52,12 @@ class Profile:
     editions: tuple[str, ...] = ()
 
     @property
+    def secrets(self) -> tuple[str, ...]:
+        """What is worth something after the run, and must not be in its evidence: the token of its agents."""
+        token = self.driver.get("token") if self.kind == "agent" else None
+        return (str(token),) if token else ()
+
+    @property
     def file_or_name(self) -> str:
         """What `--engine` takes to find this profile again."""
         return self.name if self.shipped else self.file

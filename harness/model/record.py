@@ -47,7 +47,9 @@ class CaseResult:
     `expected` is whether the
     baseline agrees with the verdict, `baseline_reason` the baseline's reason if it has an entry. `transcript` is
     always there; `engine_log`
-    (last lines) only for what did not pass. `needs` explains an `unsupported`.
+    (last lines) only for what did not pass. `needs` explains an `unsupported`. `capture` is the pcapng of what went
+    over the wire, relative to
+    `run.json`, where one was kept.
     """
 
     id: str
@@ -73,6 +75,7 @@ class CaseResult:
     single_family: bool = False
     worker: str = "main"
     engine_version: str = ""
+    capture: str = ""
 
     @property
     def key(self) -> str:

@@ -348,7 +348,7 @@ class Agent:
             if reply.HasField("error"):
                 await frames.link.close()
                 raise EngineRefused(reply.error)
-        return frames.hand_over()
+        return frames.hand_over(dialed=True)
 
     # end
 

@@ -29,6 +29,8 @@ class Frames:
     def __init__(self, link: AgentLink, channel: Channel | None) -> None:
         self.link = link
         self._channel = channel
+        if channel:
+            link.tap.label(channel.name)
         self._reader = wire.FrameReader()
         self._sending = asyncio.Lock()
 
@@ -94,9 +96,11 @@ class Frames:
         if self._channel:
             self._channel.got(what, detail=detail, data=data)
 
-    def hand_over(self) -> AgentLink:
-        """The link as a byte stream: what came behind the last frame is its beginning."""
+    def hand_over(self, *, dialed: bool = False) -> AgentLink:
+        """The link as a byte stream, `dialed` by us or asked for by the engine: what came behind the last frame is its
+        beginning."""
         self.link.push_back(self._reader.rest())
+        self.link.carry(dialed=dialed)
         return self.link
 
 

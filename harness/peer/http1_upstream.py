@@ -510,6 +510,7 @@ class Http1Upstream:
             number = self._opened
             channel = self._transcript.channel(UPSTREAM, "upstream", f"upstream-{self.name}-{number}")
             channel.got("stream opened", detail=f"source {incoming.source}" if incoming.source else "")
+            incoming.link.tap.label(channel.name)
             self._tasks.add(asyncio.get_running_loop().create_task(self._serve(number, incoming, channel)))
 
     async def _serve(self, number: int, incoming: Incoming, channel: Channel) -> None:

@@ -18,6 +18,7 @@ class RawPeer:
     def __init__(self, link: Link, channel: Channel, source: str | None = None) -> None:
         self.link = link
         self.channel = channel
+        link.tap.label(channel.name)
         self.source = source
         """The client's address, where this is a stream at an upstream and the engine told it."""
         self._kept = b""

@@ -283,7 +283,7 @@ class ScriptedAgent:
             reply = await read_reply(frames, "stream_rsp")
             if not reply.stream_id:
                 raise PeerMismatch("stream_rsp with a stream id", wire.describe_error(reply.error))
-        return frames.hand_over()
+        return frames.hand_over(dialed=True)
 
     async def rejected_dial(self, tunnel: str, *, token: str | None = KEEP) -> pb.Error:
         """Dial with zero_rtt false and give the error of the engine's StreamRsp."""

@@ -8,6 +8,7 @@ from cryptography import x509
 
 from harness.errors import PeerMismatch
 from harness.evidence.transcript import Channel
+from harness.link import tap
 from harness.link.deadline import deadline
 from harness.link.stream import End, EndKind, Link, LinkReset
 from harness.wire.tls import events as seen
@@ -43,6 +44,7 @@ class TlsPeer:
         self.violations: list[seen.ProtocolViolation] = []
         self.sessions: list[seen.Session] = []
         self._side = tls
+        tap.current().secrets(tls.key_log)
         self._queue: deque[seen.Event | End] = deque()
         self._kept = bytearray()
         self._end: End | None = None

@@ -290,6 +290,7 @@ def failures() -> tuple[CaseResult, ...]:
         transcript=alpn_steps(),
         engine_log=log,
         expected=False,
+        capture="evidence/alpn-overlap-02_tls1.3-terminated_-0f3c2b1a.pcapng",
     )
     connect = case(
         "connect-gate-01",

@@ -1,0 +1,145 @@
+"""The captures of one worker: records each case, and keeps a file of those that did not pass."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from harness.evidence.recorder import Recording
+from harness.link.tap import SILENT, Address, Tap, TapStream
+from harness.model.event import AGENT
+
+FOLDER = "evidence"
+"""Where captures lie, beside `run.json`."""
+SUFFIX = ".pcapng"
+NAME_LIMIT = 80
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
+"""Names that Windows keeps for devices, whatever follows the dot."""
+
+
+def file_name(key: str) -> str:
+    """A name for the capture of the case `key` that every file system takes, and that no other key has."""
+    plain = re.sub(r"[^a-z0-9._-]+", "_", key.lower()).strip("._")[:NAME_LIMIT]
+    special = not plain or _RESERVED.match(plain)
+    if plain != key or special:
+        plain = f"case-{plain}" if special else plain
+        plain = f"{plain}-{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+    return plain + SUFFIX
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove the captures that an earlier run left in `folder`, and the folder when nothing else is in it. Raises
+    `OSError`."""
+    for file in folder.glob(f"*{SUFFIX}"):
+        if file.is_file() or file.is_symlink():
+            file.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+class Captures(Tap):
+    """Records one case after the other. `folder` is where captures are written, made when there is a first one.
+
+    With `hide_token` the agent's connections are left out, since their first frame holds the agent's token. The streams
+    inside them are recorded all the same.
+    """
+
+    def __init__(self, folder: Path, *, hide_token: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        self._folder = folder
+        self._hide_token = hide_token
+        self._clock = clock
+        self._recording: Recording | None = None
+        self._key_log: IO[bytes] | None = None
+        if not hide_token:
+            # OpenSSL writes secrets to a file only. It appends, so each case may begin with an empty one.
+            self._key_log = tempfile.NamedTemporaryFile(prefix="edgecase-keys-")  # noqa: SIM115 - closed by `close`
+
+    # Tap
+
+    @property
+    def key_log_file(self) -> str | None:
+        """See `Tap`."""
+        return self._key_log.name if self._key_log else None
+
+    def stream(self, leg: str, local: Address, remote: Address, *, dialed: bool) -> TapStream:
+        """See `Tap`."""
+        if self._recording is None or (leg == AGENT and self._hide_token):
+            return SILENT
+        return self._recording.stream(leg, local, remote, dialed=dialed)
+
+    def carried(self, inside: Address, *, dialed: bool) -> TapStream:
+        """See `Tap`."""
+        return SILENT if self._recording is None else self._recording.carried(inside, dialed=dialed)
+
+    def secrets(self, lines: Sequence[str]) -> None:
+        """See `Tap`."""
+        if self._recording is not None:
+            self._recording.secrets(lines)
+
+    # life
+
+    def begin(self, start: float | None = None) -> None:
+        """Forget what was recorded, and record what comes. `start` is second 0 of the transcript, by the clock."""
+        self.stop()
+        self._recording = Recording(self._clock, start)
+        if self._key_log:
+            self._key_log.truncate(0)
+
+    def stop(self) -> None:
+        """Record nothing any more, and forget what was recorded."""
+        if self._recording is not None:
+            self._recording.stop()
+            self._recording = None
+
+    def save(self, key: str, comment: str, confidential: Collection[str] = ()) -> str:
+        """Write what was recorded, and stop. `confidential` are the connections that carried the token. The file's path
+        relative to the folder's parent; `""` when nothing went over a wire. Raises `OSError`."""
+        recording = self._recording
+        if recording is None:
+            return ""
+        recording.stop()
+        if self._hide_token:
+            recording.forget(confidential)
+        if recording.empty:
+            return ""
+        data = recording.capture(comment, self._agent_secrets())
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._write(file_name(key), data)
+        return f"{self._folder.name}/{path.name}"
+
+    def _agent_secrets(self) -> list[str]:
+        if self._key_log is None:
+            return []
+        self._key_log.seek(0)
+        text = self._key_log.read().decode("ascii", "ignore")
+        return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+    def _write(self, name: str, data: bytes) -> Path:
+        """Write a new file; a name that is taken (the same case on several engines) gets a number."""
+        path = self._folder / name
+        number = 1
+        while True:
+            try:
+                with path.open("xb") as file:
+                    file.write(data)
+            except FileExistsError:
+                number += 1
+                path = self._folder / f"{name.removesuffix(SUFFIX)}-{number}{SUFFIX}"
+            except OSError:
+                path.unlink(missing_ok=True)
+                raise
+            else:
+                return path
+
+    def close(self) -> None:
+        """Remove the key log."""
+        self.stop()
+        if self._key_log:
+            self._key_log.close()
+            self._key_log = None
