@@ -349,7 +349,7 @@ def _(parts: Parts, reached: Reached) -> None:
 
 def _through(options: dict[str, Any]) -> bool:
     """Whether a relay is one of passthrough: what ends at the edge says which side keeps half open."""
-    return not options
+    return "a_half_open" not in options
 
 
 @mutant("tls-passthrough-rewrites", ("RFC8446-9.3-3",), "writes the ClientHello's record anew in passthrough")
