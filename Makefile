@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 WORKERS ?= 2
+# Mutants spend half of their time waiting for what does not come.
+MUTANT_WORKERS ?= 4
 
 .PHONY: conformance test setup lint types imports tests suite mutants foreign soak lock clean
 
@@ -43,7 +45,7 @@ suite: $(STAMP)
 
 # Every mutant, each to its first kill. The whole matrix, with what is proven and what is not, is part of `make soak`.
 mutants: $(STAMP)
-	$(BIN)/edgecase mutants --quick -n $(WORKERS)
+	$(BIN)/edgecase mutants --quick -n $(MUTANT_WORKERS)
 
 # Foreign engines and peers, from a lock with hashes, under .foreign (ignored). What it could not get it says.
 foreign: $(STAMP)
@@ -52,7 +54,7 @@ foreign: $(STAMP)
 # Long proofs, once per change of substance: many runs in other orders and on a busy machine, noise, fuzz.
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak -s tests
-	$(BIN)/edgecase mutants -n $(WORKERS)
+	$(BIN)/edgecase mutants -n $(MUTANT_WORKERS)
 
 lock:
 	@command -v uv >/dev/null || { echo "make lock needs uv"; exit 2; }
