@@ -30,3 +30,21 @@ def test_an_answer_in_front_of_a_reset_is_read_though_a_write_fails_first() -> N
             await link.close()
 
     asyncio.run(script())
+
+
+def test_a_sender_in_a_loop_hears_of_a_reset_at_once() -> None:
+    async def script() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            link = await connect_tcp("127.0.0.1", listener.getsockname()[1])
+            server, _ = listener.accept()
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            server.close()
+            sends = 0
+            with pytest.raises(LinkReset):
+                while sends < 100:
+                    await link.send(b"more")
+                    sends += 1
+            assert sends <= 2
+            await link.close()
+
+    asyncio.run(script())

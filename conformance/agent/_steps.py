@@ -327,11 +327,16 @@ async def works(scene: Scene, tunnel: Tunnel) -> None:
 
 
 async def reached(scene: Scene, tunnel: Tunnel, key: str = "", *, dialler: ScriptedAgent | None = None) -> None:
-    """A dialler gets through the tunnel, both ways. Raises what the peers raise where it does not."""
+    """A dialler gets through the tunnel, both ways. Raises what the peers raise where it does not.
+
+    Its octets leave once the engine has read its first frame: what becomes of octets glued to that is for cases of
+    their own.
+    """
     dialler_side = await dialled(scene, tunnel, key, dialler=dialler)
+    request = await next_request(tunnel)
     token = scene.nonce()
     await dialler_side.send(token)
-    upstream = await serve(scene, tunnel, await next_request(tunnel))
+    upstream = await serve(scene, tunnel, request)
     await match(upstream, token, "the dialler's nonce on the agent's stream")
     await upstream.send(token[::-1])
     await match(dialler_side, token[::-1], "the agent's answer at the dialler")

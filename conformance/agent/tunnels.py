@@ -212,11 +212,11 @@ async def test_a_closed_tunnel_admits_nobody_and_frees_its_name(scene: Scene) ->
 async def test_what_was_sent_before_the_close_arrives(scene: Scene) -> None:
     """Streams that run when their tunnel is closed lose nothing that was sent before.
 
-    The agent sends 64 KiB on each of four streams, and closes the tunnel behind them: the clients, or the diallers, get
-    all of it, whether their streams go on then or end.
+    The agent sends 512 KiB on each of four streams, more than an engine hands on in one step, and closes the tunnel
+    behind them: the clients, or the diallers, get all of it, whether their streams go on then or end.
     """
     agent = await channel(scene)
-    data = b"".join(scene.nonce() for _ in range(4096))
+    data = b"".join(scene.nonce() for _ in range(4096)) * 8
     from_client = scene.variant["to"] == "client"
     tunnel = await (published if from_client else unpublished)(scene, agent)
     pairs: list[tuple[RawPeer, RawPeer | TlsPeer]] = []

@@ -108,6 +108,9 @@ class TcpLink(Link, asyncio.Protocol):
             raise LinkReset(str(self._lost or "connection closed"))
         self.tap.sent(data)
         self._transport.write(data)
+        if self._transport.is_closing():
+            # The write failed. asyncio says so in its next turn, which a sender in a loop would never let come.
+            await asyncio.sleep(0)
         await self._writable.wait()
 
     async def receive(self, limit: int = 65536) -> bytes:
