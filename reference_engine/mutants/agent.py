@@ -234,17 +234,17 @@ def _(parts: Parts, reached: Reached) -> None:
 
 @mutant("agent-suspects-probes", ("AGENT-015",), "takes connections without a word for an attack, and shuts the door")
 def _(parts: Parts, reached: Reached) -> None:
-    silent: set[int] = set()
+    silent: set[object] = set()
 
     class Reader(_Reader):
         def __init__(self, reached: Reached) -> None:
             super().__init__(reached)
-            silent.add(id(self))
+            silent.add(self)
 
         def next(self) -> pb.Message | None:
             message = super().next()
             if message is not None:
-                silent.discard(id(self))
+                silent.discard(self)
             return message
 
     def admits(original: Any, *arguments: Any) -> Grant | Refusal:
