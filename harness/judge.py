@@ -95,9 +95,10 @@ class Judge:
             raise Departed(row.id)
 
     @contextmanager
-    def judging(self, *requirements: str) -> Iterator[None]:
+    def judging(self, *requirements: str, ends: bool = False) -> Iterator[None]:
         """Inside the block, whatever the engine does against the script is judged under `requirements`; after it the
-        script goes on.
+        script goes on, unless a row binds. With `ends` a departure ends it in any case: where the rest of the script
+        needs what the block was to give.
 
         The rows get no pass from the block alone: say `expect` or `allow` for that.
         """
@@ -106,6 +107,8 @@ class Judge:
         except (EngineDeparted, LinkReset) as seen:
             expected, actual = departure_of(seen)
             self._depart_all(requirements, expected, actual)
+            if ends:
+                raise Departed(requirements[0]) from seen
 
     def _depart_all(self, requirements: tuple[str, ...], expected: str, actual: str) -> None:
         departed: Departed | None = None

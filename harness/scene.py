@@ -311,9 +311,9 @@ class Scene:
         """See `Judge.depart`."""
         self.judge.depart(requirement, expected=expected, actual=actual)
 
-    def judging(self, *requirements: str) -> AbstractContextManager[None]:
+    def judging(self, *requirements: str, ends: bool = False) -> AbstractContextManager[None]:
         """See `Judge.judging`."""
-        return self.judge.judging(*requirements)
+        return self.judge.judging(*requirements, ends=ends)
 
     # end
 

@@ -139,6 +139,18 @@ def test_judging_attributes_and_goes_on_after_a_should() -> None:
     assert {o.requirement: o.outcome for o in result.outcomes} == {MUST: Outcome.PASS, SHOULD: Outcome.WARN}
 
 
+def test_judging_may_end_the_script_after_a_should_too() -> None:
+    async def script(scene: Any) -> None:
+        with scene.judging(SHOULD, ends=True):
+            await _mismatch()
+            given = 1
+        scene.expect(MUST, given == 1, expected="a", actual="a")
+
+    result = run(declare(script, MUST, SHOULD))
+    assert result.verdict is Verdict.WARN
+    assert {o.requirement: o.outcome for o in result.outcomes} == {SHOULD: Outcome.WARN}
+
+
 @pytest.mark.parametrize(
     ("error", "verdict"),
     [

@@ -72,7 +72,7 @@ async def _turned_away(scene: Scene, *requirements: str, token: str | None) -> i
     name = hostname(scene, named(scene))
     opening = wire.encode(wire.open_control_channel(token=token))
     behind = wire.encode(wire.open_tunnel("behind", wire.to_properties(tls(hostname=name))))
-    with scene.judging(*requirements):
+    with scene.judging(*requirements, ends=True):
         messages = await told(await knock(scene, opening + behind))
     error = messages[0].open_control_channel_rsp.error if messages else pb.Error()
     refused = not messages or (len(messages) == 1 and messages[0].open_control_channel_rsp.HasField("error"))

@@ -62,7 +62,7 @@ async def judge_failed_claim(scene: Scene, frames: Frames, requirements: tuple[s
             if requirement != "AGENT-062":
                 scene.allow(requirement, ENDED)
         return 0
-    with scene.judging(*requirements):
+    with scene.judging(*requirements, ends=True):
         messages = await told(frames)
     for requirement in requirements:
         judge_refusal(scene, requirement, messages, ENDED, ERROR)

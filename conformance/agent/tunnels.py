@@ -333,7 +333,7 @@ async def _given_up(
     scene: Scene, agent: ScriptedAgent, waits: Caller | RawPeer, request: pb.ProxyConnReq, requirement: str
 ) -> None:
     """Who waits is turned away, and the right claim gets none of the octets."""
-    with scene.judging(requirement):
+    with scene.judging(requirement, ends=True):
         got = await waits.turned_away() if isinstance(waits, Caller) else (await waits.receive_until_end())[0]
     scene.expect(requirement, not got, expected="the end without an octet", actual=repr(got[:64]))
     claim = wire.proxy_req(request.stream_id, secret=request.secret.value, zero_rtt=True)

@@ -133,7 +133,7 @@ async def test_the_name_of_a_lost_agent_is_free_after_its_lease(scene: Scene) ->
     second agent; the session that began before the loss still reaches the first one's upstream.
     """
     where = scene.endpoint()
-    with scene.judging("EDGE-014"):
+    with scene.judging("EDGE-014", ends=True):
         client, upstream = await scene.pair()
         scene.agent.drop()
         second = await _second(scene)

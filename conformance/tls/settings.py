@@ -202,7 +202,7 @@ async def test_a_tunnels_list_of_suites(scene: Scene) -> None:
     for name in ("both", "plain"):
         for numbers in (OF_256, OF_128):
             await works(scene, row, name=name, versions=(TLS12,), suites=numbers)
-    with scene.judging(row):
+    with scene.judging(row, ends=True):
         client = await scene.tls_client(handshake=False, versions=(TLS13,))
         result = await client.try_handshake()
     scene.transcript.note("recorded", f"TLS 1.3 beside a list of TLS 1.2 suites: {result}")

@@ -202,7 +202,7 @@ async def test_many_streams_in_parallel(scene: Scene) -> None:
     the client that sent it.
     """
     tokens = [scene.nonce() for _ in range(PARALLEL)]
-    with scene.judging("TLS-026"):
+    with scene.judging("TLS-026", ends=True):
         clients = [await scene.tls_client() for _ in tokens]
         await asyncio.gather(*(client.send(token) for client, token in zip(clients, tokens, strict=True)))
         side, seen = scene.upstream(), []
@@ -224,7 +224,7 @@ async def test_the_clients_address_goes_beside_the_data(scene: Scene) -> None:
     the client's first (of its ClientHello in passthrough, of the engine's with upstream TLS).
     """
     mode, token = scene.variant["mode"], scene.nonce()
-    with scene.judging("TLS-027"):
+    with scene.judging("TLS-027", ends=True):
         client = await scene.tls_client(handshake=mode == "terminated")
         if mode == "terminated":
             await client.send(token)

@@ -127,7 +127,7 @@ async def test_the_upstreams_certificate_and_name(scene: Scene) -> None:
     card = CARDS[scene.variant["certificate"]](scene.endpoint().host)
     shown: dict[str, Any] = {"chain": card.chain, "key": card.key}
     client = await scene.tls_client(handshake=False)
-    with scene.judging("RFC6066-3-7"):
+    with scene.judging("RFC6066-3-7", ends=True):
         result, server = await scene.both(client.try_handshake(), scene.upstream().accept_tls(handshake=False, **shown))
         offered = await server.try_handshake()
         name = server.client_hello.server_name
