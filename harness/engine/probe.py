@@ -7,11 +7,8 @@ a working tunnel, before any case judges the engine.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
-import socket
 import ssl
-import threading
 
 from harness.engine.driver import Endpoint, UpstreamQueue
 from harness.link.stream import LinkReset
@@ -38,20 +35,19 @@ async def reachable(endpoint: Endpoint, seconds: float) -> str | None:
 async def carries(endpoint: Endpoint, spec: TunnelSpec, queue: UpstreamQueue, seconds: float) -> str | None:
     """Why what a client sends to the endpoint does not come to the upstream behind `queue`, or `None`."""
     nonce = secrets.token_hex(16).encode()
-    client = _Client(endpoint, spec, nonce, seconds)
-    talking = asyncio.create_task(asyncio.to_thread(client.talk))
+    talking = asyncio.create_task(_talk(endpoint, spec, nonce))
     try:
         async with asyncio.timeout(seconds):
             seen = await _until_seen(queue, spec, nonce)
     except TimeoutError:
         seen = None
     finally:
-        client.hang_up()
+        talking.cancel()
+        (told,) = await asyncio.gather(talking, return_exceptions=True)
         for incoming in queue.drain():
             incoming.link.abort()
-    told = await talking
     if seen is None:
-        return f"nothing came to the upstream within {seconds:g} s{f' ({told})' if told else ''}"
+        return f"nothing came to the upstream within {seconds:g} s{f' ({told})' if isinstance(told, OSError) else ''}"
     return seen or None
 
 
@@ -78,53 +74,30 @@ def _recognised(data: bytes, spec: TunnelSpec, nonce: bytes) -> bool:
     return data.startswith(HANDSHAKE_RECORD) if spec.upstream == "tls" else nonce in data
 
 
-class _Client:
-    """A client of the standard library that goes to the endpoint with a nonce."""
+async def _talk(endpoint: Endpoint, spec: TunnelSpec, nonce: bytes) -> None:
+    """Be a client of the standard library at the endpoint until cancelled or until the engine ends it. Raises OSError."""
+    reader, writer = await asyncio.open_connection(
+        endpoint.address, endpoint.port, ssl=_context(spec), server_hostname=endpoint.host
+    )
+    try:
+        writer.write(_words(endpoint, spec, nonce))
+        while await reader.read(ENOUGH):
+            pass
+    finally:
+        writer.transport.abort()
 
-    def __init__(self, endpoint: Endpoint, spec: TunnelSpec, nonce: bytes, seconds: float) -> None:
-        self._endpoint = endpoint
-        self._spec = spec
-        self._nonce = nonce
-        self._seconds = seconds
-        self._tls: ssl.SSLSocket | None = None
-        self._over = threading.Event()
 
-    def talk(self) -> str:
-        """Connect, handshake, send; then wait for the end, the engine's or ours. Blocking: run it in a thread. What
-        went wrong, if anything."""
-        where = self._endpoint
-        try:
-            with (
-                socket.create_connection((where.address, where.port), self._seconds) as plain,
-                self._context().wrap_socket(plain, server_hostname=where.host) as tls,
-            ):
-                tls.sendall(self._words())
-                self._tls = tls
-                if not self._over.is_set():
-                    tls.recv(1)
-        except (OSError, ValueError) as error:
-            return "" if self._over.is_set() else str(error)
-        return ""
+def _context(spec: TunnelSpec) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    alpns = ("http/1.1",) if spec.family == "http" else spec.tls_alpns[:1]
+    if alpns:
+        context.set_alpn_protocols(list(alpns))
+    return context
 
-    def _context(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        alpns = ("http/1.1",) if self._spec.family == "http" else self._spec.tls_alpns[:1]
-        if alpns:
-            context.set_alpn_protocols(list(alpns))
-        return context
 
-    def _words(self) -> bytes:
-        if self._spec.family != "http":
-            return self._nonce
-        host = self._endpoint.host.encode()
-        return b"GET /%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n" % (self._nonce, host)
-
-    def hang_up(self) -> None:
-        """End the conversation, whether or not the engine does. From any thread."""
-        self._over.set()
-        if self._tls is not None:
-            with contextlib.suppress(OSError):
-                # Not SSLSocket.shutdown, which takes the TLS state away from the thread that reads.
-                socket.socket.shutdown(self._tls, socket.SHUT_RDWR)
+def _words(endpoint: Endpoint, spec: TunnelSpec, nonce: bytes) -> bytes:
+    if spec.family != "http":
+        return nonce
+    return b"GET /%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n" % (nonce, endpoint.host.encode())
