@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fixtures.agent import edgecase_agent_pb2 as pb
+from harness.bench.quic import server_configuration
+from harness.bench.quic_packets import carry_packets
 from harness.bench.streams import Target, server_context
-from harness.bench.upstream import in_background, serve
+from harness.bench.upstream import QUIC, in_background, serve
 from harness.link.agent import EngineAccess
 from harness.model.spec import TunnelSpec
 from harness.wire import agent as wire
@@ -23,7 +25,7 @@ class Link:
     """One TLS connection to the engine with frames on it."""
 
     def __init__(self, access: EngineAccess, context: ssl.SSLContext) -> None:
-        self.stream = _target(access).connect(context)
+        self.stream = target_of(access).connect(context)
         self._reader = wire.FrameReader()
 
     def send(self, message: pb.Message) -> None:
@@ -42,18 +44,24 @@ class Link:
             message = wire.decode(payload)
         except wire.FrameError as problem:
             raise AgentFailed(f"the engine sent {problem}") from problem
-        if case is not None and (wire.kind(message) != case or wire.error_of(message) is not None):
-            raise AgentFailed(f"awaited {case}, got {wire.kind(message)}: {wire.describe(message)}")
-        return message
+        return message if case is None else checked(message, case)
 
 
-def _target(access: EngineAccess) -> Target:
+def checked(message: pb.Message, case: str) -> pb.Message:
+    """The message, which must be a `case` without an error. Raises `AgentFailed`."""
+    if wire.kind(message) != case or wire.error_of(message) is not None:
+        raise AgentFailed(f"awaited {case}, got {wire.kind(message)}: {wire.describe(message)}")
+    return message
+
+
+def target_of(access: EngineAccess) -> Target:
+    """Where an agent connects."""
     return Target(access.address, access.port, access.server_name, access.ca_file, access.insecure)
 
 
 def agent_context(access: EngineAccess) -> ssl.SSLContext:
     """The agent's side of the link. Raises `OSError`."""
-    return _target(access).context((wire.ALPN,), access.certificate)
+    return target_of(access).context((wire.ALPN,), access.certificate)
 
 
 def open_channel(access: EngineAccess, context: ssl.SSLContext) -> Link:
@@ -84,6 +92,7 @@ class Agent:
         """Publish; gives the properties by mode. Raises `AgentFailed`, `OSError`."""
         self._context = agent_context(self.access)
         self._inner = server_context(self.certificate)
+        self._quic = server_configuration(self.certificate)
         self._control = open_channel(self.access, self._context)
         published = {}
         for number, (mode, spec) in enumerate(self.specs.items()):
@@ -108,7 +117,11 @@ class Agent:
         except OSError:
             # The engine runs into its own deadline, and the client's end says so.
             return
-        serve(link.stream, self._modes[request.tunnel_id], self._inner)
+        mode = self._modes[request.tunnel_id]
+        if mode == QUIC:
+            carry_packets(link.stream, self._quic)
+        else:
+            serve(link.stream, mode, self._inner)
 
 
 def open_idle(access: EngineAccess, spec: TunnelSpec, count: int) -> tuple[list[Link], float]:

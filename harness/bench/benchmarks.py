@@ -14,6 +14,7 @@ SPECS: dict[str, TunnelSpec] = {
     "stream": TunnelSpec(protocol="tls", tls_mode="terminated"),
     "inner": TunnelSpec(protocol="tls", tls_mode="passthrough"),
     "http": TunnelSpec(protocol="http", http_version="http/1.1"),
+    "quic": TunnelSpec(protocol="quic", tls_alpns=("edgecase-bench",)),
 }
 """The tunnel in front of each mode of the upstream."""
 IDLE = "idle-memory"
@@ -23,8 +24,8 @@ SUITE = "case-median"
 @dataclass(frozen=True, slots=True)
 class Benchmark:
     """One line of the table. `action` is the client's, `mode` what stands behind the tunnel, `bare` the mode of the
-    bare relay; all three are empty where no load is sampled. `less` says that less is better, `tool` which program of
-    others must be on the path."""
+    bare relay, empty where there is none; all three are empty where no load is sampled. `link` is what the agent's link
+    runs on. `less` says that less is better, `tool` which program of others must be on the path."""
 
     name: str
     unit: str
@@ -34,6 +35,7 @@ class Benchmark:
     bare: str = ""
     less: bool = False
     tool: str = ""
+    link: str = "tls"
 
     @property
     def direct(self) -> str:
@@ -71,6 +73,17 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     Benchmark("http1-round-trips", "1/s", "small requests on one kept connection", "round-trips", "http", "http"),
     Benchmark("http1-download", "MB/s", "responses of 16 MiB", "http-down", "http", "http"),
     Benchmark("http1-upload", "MB/s", "requests with content of 16 MiB", "http-up", "http", "http"),
+    *(
+        Benchmark(name.format(prefix), unit, f"{text}{on}", action, "quic", less=less, link=link)
+        for prefix, link, on in (("quic", "tls", ""), ("quic-link", "quic", ", the agent on QUIC"))
+        for name, unit, text, action, less in (
+            ("{}-download", "MB/s", "octets from the upstream on one QUIC stream", "quic-down", False),
+            ("{}-upload", "MB/s", "octets to the upstream on one QUIC stream", "quic-up", False),
+            ("{}-datagrams", "1/s", "datagrams of 1,000 octets there and back, 32 under way", "quic-datagrams", False),
+            ("{}-connections", "1/s", "QUIC connections with twelve octets each way", "quic-connections", False),
+            ("{}-handshake", "ms", "from nothing to twelve octets back, the median", "quic-handshake", True),
+        )
+    ),
     Benchmark(IDLE, "MB", "the engine's resident memory with idle agents, each with a tunnel", bare="hold", less=True),
     Benchmark(SUITE, "ms", "the median duration of a case of the suite, one worker", less=True),
 )

@@ -9,13 +9,13 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from harness.bench import quic_client
 from harness.bench.blocks import BLOCK, COMMAND, COUNT, MORE, READ, Receiver, WrongBytes, send_blocks
 from harness.bench.streams import TIMEOUT, Target, close
 from harness.bench.upstream import SMALL
+from harness.bench.window import Sample, Window
 
 CONNECTIONS = 8
 """Connections of the action `requests`; each has one request under way."""
@@ -23,48 +23,7 @@ THREADS = 4
 """Threads of the action `connections`: handshakes wait on each other's round trips."""
 BULK_BLOCKS = 64
 """Blocks of one bulk request or response: 16 MiB."""
-_TICKS = 100
-"""Clock ticks in /proc/PID/stat (USER_HZ is 100 on every architecture of Linux)."""
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One sample: the rate in the action's unit, its window in seconds, and the share of one core that each process
-    used meanwhile (0.97), by name."""
-
-    rate: float
-    seconds: float
-    cpu: Mapping[str, float] = field(default_factory=dict)
-
-
-def cpu_seconds(pid: int) -> float | None:
-    """Processor time of all threads of `pid` so far; `None` where the system does not tell."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
-    except (OSError, IndexError, ValueError):
-        return None
-
-
-class Window:
-    """The time between the first and the last octet of a sample, and what the processes in `pids` used in it."""
-
-    def __init__(self, pids: Mapping[str, int]) -> None:
-        self._pids = pids
-        self._before = {name: cpu_seconds(pid) for name, pid in pids.items()}
-        self._own = time.process_time()
-        self._start = time.monotonic()
-
-    def end(self, amount: float) -> Sample:
-        """The sample: `amount` per second."""
-        seconds = time.monotonic() - self._start
-        cpu = {"client": round((time.process_time() - self._own) / seconds, 3)}
-        for name, pid in self._pids.items():
-            before, after = self._before[name], cpu_seconds(pid)
-            if before is not None and after is not None:
-                cpu[name] = round((after - before) / seconds, 3)
-        return Sample(amount / seconds, seconds, cpu)
 
 
 Action = Callable[[Target, str, float, Mapping[str, int]], Sample]
@@ -278,6 +237,11 @@ ACTIONS: dict[str, Action] = {
     "round-trips": functools.partial(requests, parallel=1),
     "http-down": http_down,
     "http-up": http_up,
+    "quic-down": quic_client.down,
+    "quic-up": quic_client.up,
+    "quic-datagrams": quic_client.datagrams,
+    "quic-connections": quic_client.connections,
+    "quic-handshake": quic_client.handshake,
 }
 
 

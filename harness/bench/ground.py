@@ -22,6 +22,7 @@ from harness.engine.factory import make_driver
 from harness.engine.launch import LaunchDriver
 from harness.engine.process import EngineProcess
 from harness.errors import NotSupported, SetupFailed, UsageError
+from harness.link.agent import EngineAccess
 from harness.model.profile import Profile
 from harness.model.spec import Settings
 from harness.peer.tls_pki import authority
@@ -82,8 +83,7 @@ class Ground:
         self.engine_version = ""
         self._exits = contextlib.AsyncExitStack()
         self._driver: ProtocolDriver | None = None
-        self._tunnels: dict[str, pb.TunnelProperties] = {}
-        self._agent: Program | None = None
+        self._agents: dict[str, tuple[Program, dict[str, pb.TunnelProperties]]] = {}
         self._upstream: tuple[Program, dict[str, int]] | None = None
         self._relays: dict[str, tuple[Program, int]] = {}
         self._client: Program | None = None
@@ -114,7 +114,7 @@ class Ground:
         """Where the client connects for a column, the name for Host, and the processes between the client and the
         upstream, with the upstream. Raises `SetupFailed`."""
         if column == "engine":
-            return await self._behind_engine(benchmark.mode)
+            return await self._behind_engine(benchmark.mode, benchmark.link)
         upstream, ports = await self._direct()
         if column == "direct":
             return self._ours(ports[benchmark.direct]), NAME, {"upstream": upstream.pid}
@@ -148,32 +148,33 @@ class Ground:
             await program.stop()
             raise
 
-    async def _behind_engine(self, mode: str) -> tuple[Target, str, dict[str, int]]:
+    async def _behind_engine(self, mode: str, link: str) -> tuple[Target, str, dict[str, int]]:
         if self._driver is None:
             self._driver = await self._exits.enter_async_context(self.engine())
         driver = self._driver
-        if self._agent is None:
-            assert driver.access is not None
-            claimed = {mode: spec for mode, spec in SPECS.items() if spec.features() <= self.profile.features}
-            self._agent = await self._run("agent", *load("agent"))
-            answer = await self._agent.job(
-                {
-                    "access": dataclasses.asdict(driver.access),
-                    "specs": {mode: dataclasses.asdict(spec) for mode, spec in claimed.items()},
-                    "certificate": self._certificate,
-                }
-            )
-            for name, properties in answer["tunnels"].items():
-                self._tunnels[name] = pb.TunnelProperties.FromString(base64.b64decode(properties))
-        endpoint = driver.endpoint(self._tunnels[mode])
-        pids = {"agent": self._agent.pid, **engine_process(driver)}
         assert driver.access is not None
+        if link not in self._agents:
+            self._agents[link] = await self._publish(driver.access, link)
+        agent, tunnels = self._agents[link]
+        endpoint = driver.endpoint(tunnels[mode])
+        pids = {"agent": agent.pid, **engine_process(driver)}
         if mode == "inner":
             target = Target(endpoint.address, endpoint.port, endpoint.host, self._ca, check_name=False)
         else:
             access = driver.access
             target = Target(endpoint.address, endpoint.port, endpoint.host, access.ca_file, access.insecure)
         return target, endpoint.host, pids
+
+    async def _publish(self, access: EngineAccess, link: str) -> tuple[Program, dict[str, pb.TunnelProperties]]:
+        """An agent on `link`, and its tunnels by mode. Raises `SetupFailed`."""
+        modes = [mode for mode, spec in SPECS.items() if spec.features() <= self.profile.features]
+        specs = {mode: dataclasses.asdict(SPECS[mode]) for mode in modes if link == "tls" or mode == link}
+        agent = await self._run("agent", *load("agent"))
+        job = {"access": dataclasses.asdict(access), "link": link, "specs": specs, "certificate": self._certificate}
+        tunnels = (await agent.job(job))["tunnels"]
+        return agent, {
+            name: pb.TunnelProperties.FromString(base64.b64decode(properties)) for name, properties in tunnels.items()
+        }
 
     @contextlib.asynccontextmanager
     async def engine(self) -> AsyncIterator[ProtocolDriver]:

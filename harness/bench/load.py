@@ -3,7 +3,7 @@
 | role | job | answer |
 | --- | --- | --- |
 | upstream | `certificate`, `modes` | `ports` by mode; serves until it is ended |
-| agent | `access`, `specs`, `certificate` | `tunnels` by mode (properties, base64); serves until it is ended |
+| agent | `access`, `link`, `specs`, `certificate` | `tunnels` by mode (properties, base64); serves until it is ended |
 | client | see `client.sample` | `rate`, `seconds`, `cpu`; then the next job |
 | idle | `count`, and `access` with `spec`, or `target` | `seconds`; holds everything until it is ended |
 
@@ -24,8 +24,10 @@ from typing import Any
 from harness.bench.agent import Agent, AgentFailed, open_idle
 from harness.bench.blocks import WrongBytes
 from harness.bench.client import sample
+from harness.bench.quic import UdpUpstream, server_configuration
+from harness.bench.quic_agent import QuicAgent
 from harness.bench.streams import Target, raise_file_limit
-from harness.bench.upstream import Listener, in_background
+from harness.bench.upstream import QUIC, Listener, in_background
 from harness.link.agent import EngineAccess
 from harness.model.spec import TunnelSpec
 
@@ -42,22 +44,32 @@ def say(answer: Mapping[str, Any]) -> None:
 
 def upstream(job: Job) -> None:
     """Listen in each mode."""
-    listeners = {mode: Listener(mode, job["certificate"]) for mode in job["modes"]}
+    listeners = {mode: Listener(mode, job["certificate"]) for mode in job["modes"] if mode != QUIC}
     for listener in listeners.values():
         listener.start()
-    say({"ports": {mode: listener.port for mode, listener in listeners.items()}})
+    ports = {mode: listener.port for mode, listener in listeners.items()}
+    if QUIC in job["modes"]:
+        datagrams = UdpUpstream(job["certificate"])
+        in_background(datagrams.run)
+        ports[QUIC] = datagrams.port
+    say({"ports": ports})
 
 
 def agent(job: Job) -> None:
     """Publish, and serve the streams."""
     specs = {mode: _spec(spec) for mode, spec in job["specs"].items()}
-    publisher = Agent(_access(job["access"]), specs, job["certificate"])
+    access = _access(job["access"])
+    publisher: Agent | QuicAgent
+    if job["link"] == QUIC:
+        publisher = QuicAgent(access, specs, server_configuration(job["certificate"]))
+    else:
+        publisher = Agent(access, specs, job["certificate"])
     published = publisher.open()
     say({"tunnels": {mode: base64.b64encode(one.SerializeToString()).decode() for mode, one in published.items()}})
     in_background(_run_agent, publisher)
 
 
-def _run_agent(publisher: Agent) -> None:
+def _run_agent(publisher: Agent | QuicAgent) -> None:
     try:
         publisher.run()
     except (AgentFailed, OSError) as problem:

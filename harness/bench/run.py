@@ -68,7 +68,8 @@ def _obstacle(profile: Profile, benchmark: Benchmark) -> str:
         if resident(None) is None:
             return "this system does not tell the memory of a process in /proc"
     spec = SPECS.get(benchmark.mode)
-    missing = sorted(spec.features() - profile.features) if spec else []
+    needed = set(spec.features() if spec else ()) | ({f"agent.{benchmark.link}"} - {"agent.tls"})
+    missing = sorted(needed - profile.features)
     return f"the profile {profile.name} does not claim {', '.join(missing)}" if missing else ""
 
 
@@ -103,11 +104,12 @@ class Sampler:
     async def _sampled(self, benchmark: Benchmark) -> Result:
         plan = self._plan
         client = await self._ground.client()
-        values: dict[str, list[float]] = {column: [] for column in plan.columns}
-        cpu: dict[str, list[dict[str, float]]] = {column: [] for column in plan.columns}
+        columns = [column for column in plan.columns if column != "bare" or benchmark.bare]
+        values: dict[str, list[float]] = {column: [] for column in columns}
+        cpu: dict[str, list[dict[str, float]]] = {column: [] for column in columns}
         for number in range(plan.samples + 1):
             seconds = plan.seconds if number else min(plan.seconds, WARM_UP)
-            for column in plan.columns:
+            for column in columns:
                 target, host, pids = await self._ground.target(column, benchmark)
                 job = {"action": benchmark.action, "target": dataclasses.asdict(target), "host": host}
                 answer = await client.job({**job, "seconds": seconds, "pids": pids}, seconds)

@@ -19,8 +19,10 @@ _BULK = re.compile(rb"GET /bulk/(\d+) ")
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _MOST_HEAD = 65_536
 
-MODES = ("stream", "inner", "http")
-"""What stands behind a tunnel: commands on a plain stream, the same in a TLS of the upstream's own, or HTTP/1.1."""
+QUIC = "quic"
+MODES = ("stream", "inner", "http", QUIC)
+"""What stands behind a tunnel: commands on a plain stream, the same in a TLS of the upstream's own, HTTP/1.1, or
+commands on streams of QUIC."""
 
 
 def serve(stream: Any, mode: str, context: ssl.SSLContext) -> None:
