@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from reference_engine.http.events import (
@@ -132,12 +133,12 @@ def _close_unsaid(parts: Parts, reached: Reached) -> None:
     use_server_codec(parts, Silent)
 
 
-class _Careless(H1ClientCodec):
+class _Careless(H1ClientCodec, ABC):
     """A double of h11 that goes on although something speaks against it."""
 
+    @abstractmethod
     def careless(self) -> bool:
         """Whether the connection is used again against the rule."""
-        raise NotImplementedError
 
     @property
     def reusable(self) -> bool:
