@@ -39,6 +39,10 @@ class SetupFailed(Exception):  # noqa: N818 - a verdict, see VERDICTS
         self.cause = cause
 
 
+class HelloFailed(SetupFailed):
+    """The adapter cannot be talked to, whatever the settings: no start of it is tried again in this run."""
+
+
 class EngineCrashed(Exception):  # noqa: N818 - a verdict, see VERDICTS
     """The engine's process is gone while a case ran; `cause` gives exit status or signal."""
 

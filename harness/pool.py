@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.engine.driver import Driver
-from harness.errors import EngineCrashed, NotSupported, SetupFailed
+from harness.errors import EngineCrashed, HelloFailed, NotSupported, SetupFailed
 from harness.model.case import Case, Variant
 from harness.model.profile import Profile
 from harness.model.spec import Settings, TunnelSpec
@@ -55,6 +55,7 @@ class EnginePool:
         self._held: dict[Settings, Held] = {}
         self._lost: Counter[Settings] = Counter()
         self._impossible: dict[Settings, NotSupported | SetupFailed] = {}
+        self._no_hello: HelloFailed | None = None
         self.version = ""
 
     async def engine(self, settings: Settings) -> Held:
@@ -76,6 +77,9 @@ class EnginePool:
         return held
 
     async def _start(self, settings: Settings) -> Held:
+        if self._no_hello is not None:
+            # It is the same adapter under every settings: asked again, it would only cost its timeout again.
+            raise self._no_hello
         driver = self._factory(self.profile)
         try:
             await driver.start(settings)
@@ -84,6 +88,10 @@ class EnginePool:
         except EngineCrashed as error:
             await driver.stop()
             raise SetupFailed(f"engine: died while starting: {error.cause}") from error
+        except HelloFailed as error:
+            self._no_hello = error
+            await driver.stop()
+            raise
         except BaseException:
             await driver.stop()
             raise

@@ -245,8 +245,13 @@ class Scene:
         """The barrier: whatever the engine was given before has had its effect when this returns.
 
         A probe of our own goes through the same tunnel to the upstream and its answer comes back to the client: a
-        round trip on both
-        legs, through the engine's ordinary queue. Twice, so that what the first overtook is passed by the second.
+        round trip on both legs, through the engine's ordinary queue. Twice, so that what the first overtook is passed
+        by the second.
+
+        A probe that does not come through is `setup`, also behind a stimulus, and no departure: no row of the case says
+        that the next connection must be served (an engine may hold back a client that it has just refused), and the
+        absence that the case wanted to see is then not shown either way. It is red all the same, and an engine that
+        died is a `crash`. A case whose row does promise the next exchange makes it itself, inside `judging`.
         """
         try:
             for _ in range(2):

@@ -298,3 +298,17 @@ def request(
     """A request's octets."""
     lines = [line, *([b"Host: " + host] if host else []), *fields]
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+async def settle() -> None:
+    """Let everything that can move, move."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+async def begin(edge: Edge, octets: bytes) -> tuple[Peer, Peer, bytes]:
+    """A client, the upstream of its request, and the head that came there."""
+    client = edge.client()
+    await client.send(octets)
+    upstream = await edge.upstream()
+    return client, upstream, await upstream.head()

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from reference_engine.tunnel.registry import end_sessions
-from tests.engine_http_support import OK, Edge, Peer, on_edge, parse_fields, request
+from tests.engine_http_support import OK, Edge, Peer, begin, on_edge, parse_fields, request, settle
 
 HANDSHAKE = request(
     b"GET /chat?x=%20y HTTP/1.1",
@@ -22,18 +22,6 @@ HANDSHAKE = request(
     b"Cookie: c=1",
 )
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nX-Extra: 1\r\n\r\n"
-
-
-async def settle() -> None:
-    for _ in range(50):
-        await asyncio.sleep(0)
-
-
-async def begin(edge: Edge, octets: bytes) -> tuple[Peer, Peer, bytes]:
-    client = edge.client()
-    await client.send(octets)
-    upstream = await edge.upstream()
-    return client, upstream, await upstream.head()
 
 
 async def opened(edge: Edge) -> tuple[Peer, Peer]:

@@ -131,6 +131,12 @@ BROKEN = [
 ]  # fmt: skip
 
 
+def test_the_schema_knows_how_much_of_a_payload_is_kept() -> None:
+    allowed = definition("event")["properties"]["sample"]
+    assert f"first {event_model.SAMPLE_OCTETS} octets" in allowed["description"]
+    assert allowed["anyOf"][0]["maxLength"] == 2 * event_model.SAMPLE_OCTETS
+
+
 @pytest.mark.parametrize(("spoil", "line"), BROKEN)
 def test_what_is_wrong_is_said_in_one_line(spoil: Any, line: str) -> None:
     data = json.loads(json.dumps(to_json(RECORD)))

@@ -158,7 +158,7 @@ async def test_without_zero_rtt_one_stream_rsp_comes_first(scene: Scene) -> None
         said = wire.describe(message) if message is not None else "the end"
         good = reply is not None and bool(reply.stream_id)
         scene.expect("AGENT-081", good, expected="one stream_rsp with a stream_id", actual=said)
-        dialler = stream_peer(scene, frames.hand_over(), "dialled")
+        dialler = stream_peer(scene, frames.hand_over(dialed=True), "dialled")
         await match(dialler, answer, "the agent's octets behind it")
         await _pass(scene, dialler, upstream)
     same = reply is not None and reply.stream_id == request.stream_id

@@ -19,7 +19,7 @@ import jsonschema
 from harness.engine.driver import Driver, Endpoint, Incoming, Inexpressible, Published, Refused, Session, UpstreamQueue
 from harness.engine.probe import carries, reachable
 from harness.engine.rpc import LOG_LINE, AdapterError, RpcProcess, one_line
-from harness.errors import NotSupported, SetupFailed
+from harness.errors import HelloFailed, NotSupported, SetupFailed
 from harness.link.tcp import TcpListener
 from harness.model.profile import Profile
 from harness.model.spec import Settings, TunnelSpec, http, tls
@@ -97,8 +97,11 @@ class AdapterDriver(Driver):
     # life
 
     async def start(self, settings: Settings) -> None:
-        """Start the adapter, say hello, start the engine. Raises `SetupFailed`, `NotSupported`."""
-        await self.hello()
+        """Start the adapter, say hello, start the engine. Raises `HelloFailed`, `SetupFailed`, `NotSupported`."""
+        try:
+            await self.hello()
+        except SetupFailed as error:
+            raise HelloFailed(error.cause) from error
         self._folder = tempfile.TemporaryDirectory(prefix="edgecase-engine-", ignore_cleanup_errors=True)
         self._domain = str(settings.get("domain", DOMAIN))
         answer = await self._call("start", start_params(self._profile, settings, Path(self._folder.name), self._worker))

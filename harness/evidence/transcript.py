@@ -7,9 +7,8 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Collection
 
-from harness.model.event import AGENT, DOWNSTREAM, HARNESS, UPSTREAM, Event
+from harness.model.event import AGENT, DOWNSTREAM, HARNESS, SAMPLE_OCTETS, UPSTREAM, Event
 
-SAMPLE = 128
 KEPT_AT_EACH_END = 400
 """Steps kept from the beginning, and as many from the end: what departs is near one of them."""
 
@@ -58,7 +57,7 @@ class Transcript:
                 channel=channel,
                 size=None if data is None else len(data),
                 digest=None if data is None else hashlib.sha256(data).hexdigest(),
-                sample=None if data is None else data[:SAMPLE].hex(),
+                sample=None if data is None else data[:SAMPLE_OCTETS].hex(),
             )
         )
         if self._secrets and data:

@@ -7,6 +7,7 @@ from typing import Any
 
 import h11
 
+from reference_engine.http.events import Fields, InformationalHead, ResponseHead
 from reference_engine.http.exchange import Exchange
 from reference_engine.http.h1_client import H1ClientCodec
 from reference_engine.http.h1_server import H1ServerCodec
@@ -14,7 +15,7 @@ from reference_engine.http.pool import Pool
 from reference_engine.http.rules import HttpRules
 from reference_engine.http.server import H1Connection
 from reference_engine.http.syntax import NO_CONTENT, Limits
-from reference_engine.mutants.registry import swap
+from reference_engine.mutants.registry import Reached, swap
 from reference_engine.parts import Parts
 
 
@@ -61,6 +62,42 @@ def use_client_codec(parts: Parts, broken: type[H1ClientCodec]) -> None:
         return broken(rules, limits)
 
     swap(parts.http_endpoints, "client_codec", made)
+
+
+def change_response_fields(
+    parts: Parts, reached: Reached, change: Callable[[Fields, ResponseHead, bytes], Fields | None]
+) -> None:
+    """Send with a response what `change(fields, head, method)` makes of the fields of the rule; `None`: those."""
+
+    def broken(original: Callable[[ResponseHead, bytes], Fields], head: ResponseHead, method: bytes) -> Fields:
+        fields = original(head, method)
+        changed = change(fields, head, method)
+        if changed is None:
+            return fields
+        reached()
+        return changed
+
+    swap(parts.http, "response_fields", broken)
+
+
+def change_interim_fields(
+    parts: Parts, reached: Reached, change: Callable[[Fields, InformationalHead], Fields | None]
+) -> None:
+    """The same for interim responses that are relayed: `change(fields, head)`."""
+
+    def broken(
+        original: Callable[[InformationalHead, bytes], InformationalHead | None],
+        head: InformationalHead,
+        version: bytes,
+    ) -> InformationalHead | None:
+        relayed = original(head, version)
+        changed = change(relayed.fields, head) if relayed is not None else None
+        if relayed is None or changed is None:
+            return relayed
+        reached()
+        return InformationalHead(relayed.status, changed, relayed.reason)
+
+    swap(parts.http, "informational", broken)
 
 
 def restart_client(codec: H1ClientCodec) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from collections.abc import Callable
 from typing import Any
 
 from cryptography import x509
@@ -31,20 +32,32 @@ def _in_zone(name: str | None, domain: str) -> bool:
     return name is not None and f".{name}".endswith(f".t.{domain}")
 
 
+def _reroute(parts: Parts, reached: Reached, other: Callable[[Route, Any, Any, str], Route | None]) -> None:
+    """Route as `other(route, hello, names, domain)` says, which knows what the rule says; `None`: by the rule."""
+
+    def broken(original: Any, hello: Any, names: Any, domain: str) -> Route:
+        route: Route = original(hello, names, domain)
+        departure = other(route, hello, names, domain)
+        if departure is None:
+            return route
+        reached()
+        return departure
+
+    swap(parts.edge, "route", broken)
+
+
 # -- routing by server name ----------------------------------------------------------------------------------------
 
 
 @mutant("edge-one-tunnel-for-all", ("EDGE-008",), "sends every name of the tunnel zone to the oldest tunnel")
 def _(parts: Parts, reached: Reached) -> None:
-    def broken(original: Any, hello: Any, names: Any, domain: str) -> Route:
-        route: Route = original(hello, names, domain)
+    def other(route: Route, hello: Any, names: Any, domain: str) -> Route | None:
         oldest = _published(names, "tls")[:1]
         if route.tunnel is None or route.front is Front.HTTP or not oldest or oldest[0] is route.tunnel:
-            return route
-        reached()
+            return None
         return parts.edge.to_tunnel(oldest[0])
 
-    swap(parts.edge, "route", broken)
+    _reroute(parts, reached, other)
 
 
 @mutant("edge-crosses-under-load", ("EDGE-030",), "gives a connection to another tunnel of the same agent now and then")
@@ -68,28 +81,24 @@ def _(parts: Parts, reached: Reached) -> None:
 
 @mutant("edge-default-tunnel", ("EDGE-016",), "serves a name that nobody holds with the oldest tunnel")
 def _(parts: Parts, reached: Reached) -> None:
-    def broken(original: Any, hello: Any, names: Any, domain: str) -> Route:
-        route: Route = original(hello, names, domain)
+    def other(route: Route, hello: Any, names: Any, domain: str) -> Route | None:
         tunnels = _published(names, "http", "tls")
         if route.front is not Front.REFUSED or not _in_zone(hello.server_name, domain) or not tunnels:
-            return route
-        reached()
+            return None
         return parts.edge.to_tunnel(tunnels[0])
 
-    swap(parts.edge, "route", broken)
+    _reroute(parts, reached, other)
 
 
 @mutant("edge-names-below", ("EDGE-016",), "takes any name below a tunnel's name for that tunnel")
 def _(parts: Parts, reached: Reached) -> None:
-    def broken(original: Any, hello: Any, names: Any, domain: str) -> Route:
-        route: Route = original(hello, names, domain)
+    def other(route: Route, hello: Any, names: Any, domain: str) -> Route | None:
         parent = names.by_hostname((hello.server_name or "").partition(".")[2])
         if route.front is not Front.REFUSED or parent is None:
-            return route
-        reached()
+            return None
         return parts.edge.to_tunnel(parent)
 
-    swap(parts.edge, "route", broken)
+    _reroute(parts, reached, other)
 
 
 @mutant("edge-no-name-default", ("EDGE-017",), "serves a client without server name with the oldest tunnel")
@@ -117,16 +126,14 @@ def _(parts: Parts, reached: Reached) -> None:
 
 @mutant("edge-id-is-a-name", ("EDGE-005",), "finds a tunnel, published or not, by its id or name as a label")
 def _(parts: Parts, reached: Reached) -> None:
-    def broken(original: Any, hello: Any, names: Any, domain: str) -> Route:
-        route: Route = original(hello, names, domain)
+    def other(route: Route, hello: Any, names: Any, domain: str) -> Route | None:
         label = (hello.server_name or "").partition(".")[0]
         found = [t for t in names.tunnels() if label in (t.id, t.properties.name)]
         if route.front is not Front.REFUSED or not found:
-            return route
-        reached()
+            return None
         return Route(Front.TLS, found[0])
 
-    swap(parts.edge, "route", broken)
+    _reroute(parts, reached, other)
 
 
 @mutant("edge-stale-route", ("EDGE-014",), "keeps a routing cache that outlives the tunnel")
@@ -168,26 +175,22 @@ def _(parts: Parts, reached: Reached) -> None:
 
 @mutant("edge-agents-first", ("EDGE-009",), "takes whoever offers rstrm/1 for an agent, a tunnel's name or not")
 def _(parts: Parts, reached: Reached) -> None:
-    def broken(original: Any, hello: Any, names: Any, domain: str) -> Route:
-        route: Route = original(hello, names, domain)
+    def other(route: Route, hello: Any, names: Any, domain: str) -> Route | None:
         if AGENT_ALPN not in hello.alpns or route.front is Front.AGENTS:
-            return route
-        reached()
+            return None
         return Route(Front.AGENTS)
 
-    swap(parts.edge, "route", broken)
+    _reroute(parts, reached, other)
 
 
 @mutant("edge-no-api", ("EDGE-009",), "serves agents only under the engine's own name")
 def _(parts: Parts, reached: Reached) -> None:
-    def broken(original: Any, hello: Any, names: Any, domain: str) -> Route:
-        route: Route = original(hello, names, domain)
+    def other(route: Route, hello: Any, names: Any, domain: str) -> Route | None:
         if route.front is not Front.API:
-            return route
-        reached()
+            return None
         return Route(Front.REFUSED, alert=120, reason="no protocol in common")
 
-    swap(parts.edge, "route", broken)
+    _reroute(parts, reached, other)
 
 
 # -- fronts: what an endpoint speaks -------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from reference_engine.http.h1_client import H1ClientCodec
 from reference_engine.http.h1_server import H1ServerCodec
 from reference_engine.http.pool import UpstreamConnection
 from reference_engine.mutants._http import (
+    change_interim_fields,
     restart_server,
     use_client_codec,
     use_exchange,
@@ -157,18 +158,7 @@ def _two_interim(parts: Parts, reached: Reached) -> None:
 
 @mutant("http-1xx-without-fields", ("RFC9110-15.2-3",), "relays interim responses without their fields")
 def _interim_bare(parts: Parts, reached: Reached) -> None:
-    def broken(
-        original: Callable[[InformationalHead, bytes], InformationalHead | None],
-        head: InformationalHead,
-        version: bytes,
-    ) -> InformationalHead | None:
-        relayed = original(head, version)
-        if relayed is None or not relayed.fields:
-            return relayed
-        reached()
-        return InformationalHead(relayed.status, [], relayed.reason)
-
-    swap(parts.http, "informational", broken)
+    change_interim_fields(parts, reached, lambda fields, _: [] if fields else None)
 
 
 @mutant("http-1xx-to-1-0", ("RFC9110-15.2-1",), "relays interim responses to HTTP/1.0 clients")

@@ -43,6 +43,17 @@ def lengths_win(original: Frames, fields: Fields) -> Framing:
     return original(without(fields, {TE}) if values(fields, CL) else fields)
 
 
+def beside_length(original: Coded, found: list[bytes], *, version: bytes, has_length: bool) -> Fault | None:
+    """Transfer-Encoding with Content-Length beside it, as if it stood alone."""
+    return original(found, version=version, has_length=False)
+
+
+def chunked_alone(original: Requests, head: RequestHead, origin: Origin) -> Fields:
+    """What goes on with a request, without its Content-Length where its content goes in chunks."""
+    sent = original(head, origin)
+    return without(sent, {CL}) if origin.framing.kind == "chunked" else sent
+
+
 # Both framing fields: RFC 9112 sections 6.1 to 6.3
 
 
@@ -57,10 +68,7 @@ def _(parts: Parts, reached: Reached) -> None:
             reached()
         return lengths_win(original, fields)
 
-    def codings(original: Coded, found: list[bytes], *, version: bytes, has_length: bool) -> Fault | None:
-        return original(found, version=version, has_length=False)
-
-    swap(parts.http, "transfer_encoding", codings)
+    swap(parts.http, "transfer_encoding", beside_length)
     swap(parts.http, "request_framing", frames)
     use(parts, LooseServerCodec, LooseClientCodec)
 
@@ -71,9 +79,6 @@ def _(parts: Parts, reached: Reached) -> None:
     "frames a message with both fields by chunks, passes both fields on, and closes",
 )
 def _(parts: Parts, reached: Reached) -> None:
-    def codings(original: Coded, found: list[bytes], *, version: bytes, has_length: bool) -> Fault | None:
-        return original(found, version=version, has_length=False)
-
     class Server(LooseServerCodec):
         def parsed(self, raw: bytes, version: bytes) -> RequestHead:
             head = super().parsed(raw, version)
@@ -82,7 +87,7 @@ def _(parts: Parts, reached: Reached) -> None:
                 head.fields.append((b"Connection", b"close"))
             return head
 
-    swap(parts.http, "transfer_encoding", codings)
+    swap(parts.http, "transfer_encoding", beside_length)
     use(parts, Server, LooseClientCodec)
 
 
@@ -97,12 +102,8 @@ def _(parts: Parts, reached: Reached) -> None:
             reached()
         return original(found, version=version, has_length=False)
 
-    def fields(original: Requests, head: RequestHead, origin: Origin) -> Fields:
-        sent = original(head, origin)
-        return without(sent, {CL}) if origin.framing.kind == "chunked" else sent
-
     swap(parts.http, "transfer_encoding", codings)
-    swap(parts.http, "request_fields", fields)
+    swap(parts.http, "request_fields", chunked_alone)
 
 
 @mutant(
@@ -111,9 +112,6 @@ def _(parts: Parts, reached: Reached) -> None:
     "frames a message with both fields by chunks, ignores what is behind it, and does not close",
 )
 def _(parts: Parts, reached: Reached) -> None:
-    def codings(original: Coded, found: list[bytes], *, version: bytes, has_length: bool) -> Fault | None:
-        return original(found, version=version, has_length=False)
-
     class Server(LooseServerCodec):
         def parsed(self, raw: bytes, version: bytes) -> RequestHead:
             head = super().parsed(raw, version)
@@ -128,7 +126,7 @@ def _(parts: Parts, reached: Reached) -> None:
             if getattr(self, "_ignores", False):
                 self._gate.drain()
 
-    swap(parts.http, "transfer_encoding", codings)
+    swap(parts.http, "transfer_encoding", beside_length)
     use(parts, Server)
 
 
@@ -217,16 +215,12 @@ def _(parts: Parts, reached: Reached) -> None:
             return original(found, version=b"1.1", has_length=False)
         return original(found, version=version, has_length=has_length)
 
-    def fields(original: Requests, head: RequestHead, origin: Origin) -> Fields:
-        sent = original(head, origin)
-        return without(sent, {CL}) if origin.framing.kind == "chunked" else sent
-
     class Server(LooseServerCodec):
         def _parsed(self, raw: bytes, version: bytes) -> RequestHead:
             return super()._parsed(raw, b"1.1")
 
     swap(parts.http, "transfer_encoding", codings)
-    swap(parts.http, "request_fields", fields)
+    swap(parts.http, "request_fields", chunked_alone)
     use(parts, Server)
 
 
@@ -441,9 +435,6 @@ def _(parts: Parts, reached: Reached) -> None:
 def _(parts: Parts, reached: Reached) -> None:
     lengths: list[bytes] = []
 
-    def codings(original: Coded, found: list[bytes], *, version: bytes, has_length: bool) -> Fault | None:
-        return original(found, version=version, has_length=False)
-
     class Client(H1ClientCodec):
         def _parsed(self, raw: bytes) -> InformationalHead | ResponseHead:
             head = super()._parsed(raw)
@@ -460,5 +451,5 @@ def _(parts: Parts, reached: Reached) -> None:
                 octets = octets[:-2] + b"Content-Length: %s\r\n\r\n" % lengths.pop()
             return octets
 
-    swap(parts.http, "transfer_encoding", codings)
+    swap(parts.http, "transfer_encoding", beside_length)
     use(parts, Server, Client)

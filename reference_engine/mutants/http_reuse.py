@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 
 from reference_engine.http.events import (
     Data,
@@ -23,6 +23,8 @@ from reference_engine.http.h1_server import H1ServerCodec
 from reference_engine.http.pool import Pool, UpstreamConnection
 from reference_engine.http.server import H1Connection
 from reference_engine.mutants._http import (
+    change_interim_fields,
+    change_response_fields,
     restart_client,
     restart_server,
     use_client_codec,
@@ -31,7 +33,7 @@ from reference_engine.mutants._http import (
     use_pool,
     use_server_codec,
 )
-from reference_engine.mutants.registry import Reached, mutant, swap
+from reference_engine.mutants.registry import Reached, mutant
 from reference_engine.parts import Parts
 from reference_engine.relay.stream import Address
 from reference_engine.tunnel.model import Tunnel
@@ -132,12 +134,12 @@ def _close_unsaid(parts: Parts, reached: Reached) -> None:
     use_server_codec(parts, Silent)
 
 
-class _Careless(H1ClientCodec):
+class _Careless(H1ClientCodec, ABC):
     """A double of h11 that goes on although something speaks against it."""
 
+    @abstractmethod
     def careless(self) -> bool:
         """Whether the connection is used again against the rule."""
-        raise NotImplementedError
 
     @property
     def reusable(self) -> bool:
@@ -305,44 +307,28 @@ def _204_waits(parts: Parts, reached: Reached) -> None:
 
 @mutant("http-204-with-length", ("RFC9110-8.6-2",), "forwards the Content-Length of a 204")
 def _length_on_204(parts: Parts, reached: Reached) -> None:
-    def broken(original: Callable[[ResponseHead, bytes], Fields], head: ResponseHead, method: bytes) -> Fields:
-        fields = original(head, method)
+    def change(fields: Fields, head: ResponseHead, _: bytes) -> Fields | None:
         lengths = values(head.fields, b"content-length")
-        if head.status != 204 or not lengths:
-            return fields
-        reached()
-        return [*fields, (b"Content-Length", lengths[0])]
+        return [*fields, (b"Content-Length", lengths[0])] if head.status == 204 and lengths else None
 
-    swap(parts.http, "response_fields", broken)
+    change_response_fields(parts, reached, change)
 
 
 @mutant("http-204-with-coding", ("RFC9112-6.1-4",), "says chunked in a 204")
 def _coding_on_204(parts: Parts, reached: Reached) -> None:
-    def broken(original: Callable[[ResponseHead, bytes], Fields], head: ResponseHead, method: bytes) -> Fields:
-        fields = original(head, method)
-        if head.status != 204:
-            return fields
-        reached()
-        return [*fields, (b"Transfer-Encoding", b"chunked")]
+    def change(fields: Fields, head: ResponseHead, _: bytes) -> Fields | None:
+        return [*fields, (b"Transfer-Encoding", b"chunked")] if head.status == 204 else None
 
-    swap(parts.http, "response_fields", broken)
+    change_response_fields(parts, reached, change)
 
 
 @mutant("http-1xx-with-length", ("RFC9110-8.6-2", "RFC9112-6.1-4"), "forwards the framing fields of a 103")
 def _length_on_1xx(parts: Parts, reached: Reached) -> None:
-    def broken(
-        original: Callable[[InformationalHead, bytes], InformationalHead | None],
-        head: InformationalHead,
-        version: bytes,
-    ) -> InformationalHead | None:
-        relayed = original(head, version)
+    def change(fields: Fields, head: InformationalHead) -> Fields | None:
         framing = [line for line in head.fields if line[0].lower() in (b"content-length", b"transfer-encoding")]
-        if relayed is None or not framing:
-            return relayed
-        reached()
-        return InformationalHead(relayed.status, [*relayed.fields, *framing], relayed.reason)
+        return [*fields, *framing] if framing else None
 
-    swap(parts.http, "informational", broken)
+    change_interim_fields(parts, reached, change)
 
 
 @mutant(
@@ -351,23 +337,17 @@ def _length_on_1xx(parts: Parts, reached: Reached) -> None:
     "says Content-Length: 0 where a response to HEAD or a 304 has no content",
 )
 def _empty_length(parts: Parts, reached: Reached) -> None:
-    def broken(original: Callable[[ResponseHead, bytes], Fields], head: ResponseHead, method: bytes) -> Fields:
-        fields = original(head, method)
+    def change(fields: Fields, head: ResponseHead, method: bytes) -> Fields | None:
         if not (method == b"HEAD" or head.status == 304):
-            return fields
-        reached()
+            return None
         return [*without(fields, {b"content-length"}), (b"Content-Length", b"0")]
 
-    swap(parts.http, "response_fields", broken)
+    change_response_fields(parts, reached, change)
 
 
 @mutant("http-304-without-etag", ("RFC9110-15.4.5-1",), "drops the validators of a 304")
 def _bare_304(parts: Parts, reached: Reached) -> None:
-    def broken(original: Callable[[ResponseHead, bytes], Fields], head: ResponseHead, method: bytes) -> Fields:
-        fields = original(head, method)
-        if head.status != 304:
-            return fields
-        reached()
-        return without(fields, {b"etag", b"last-modified"})
+    def change(fields: Fields, head: ResponseHead, _: bytes) -> Fields | None:
+        return without(fields, {b"etag", b"last-modified"}) if head.status == 304 else None
 
-    swap(parts.http, "response_fields", broken)
+    change_response_fields(parts, reached, change)

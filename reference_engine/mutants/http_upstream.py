@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from reference_engine.config import Settings
@@ -33,12 +34,12 @@ from reference_engine.tunnel.model import TunnelProperties
 # Malformed responses: RFC 9112 sections 2 to 7. h11 refuses most of them, so these are doubles that read differently.
 
 
-class _Rewriting(H1ClientCodec):
+class _Rewriting(H1ClientCodec, ABC):
     """Reads `rewritten(octets)` instead of the octets."""
 
+    @abstractmethod
     def rewritten(self, data: bytes) -> bytes:
         """What is read instead."""
-        raise NotImplementedError
 
     def receive(self, data: bytes) -> None:
         super().receive(self.rewritten(data))

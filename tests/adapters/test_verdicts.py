@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from harness.engine.driver import Driver
 from harness.engine.factory import make_driver
+from harness.errors import SetupFailed
 from harness.ledger import Ledger
 from harness.model.case import MARK, Case, case
 from harness.model.profile import Profile
 from harness.model.record import CaseResult
-from harness.model.spec import tls
+from harness.model.spec import Settings, tls
 from harness.model.verdict import Verdict
 from harness.pool import MAX_LOST, EnginePool, Planned
 from harness.runner import Runner
@@ -35,9 +38,9 @@ def declared(name: str) -> Case:
     return getattr(case(name, checks=[RULE], family="tls", publish=tls())(function), MARK)  # type: ignore[no-any-return]
 
 
-def run(way: Sequence[str], *names: str, timeout_ms: int = LONG) -> list[CaseResult]:
-    """Run these cases, one after the other, on one adapter."""
-    chosen = Profile(
+def behind(way: Sequence[str], timeout_ms: int) -> Profile:
+    """The profile of a bad adapter."""
+    return Profile(
         name="bad",
         title="Bad",
         edition="none",
@@ -50,6 +53,11 @@ def run(way: Sequence[str], *names: str, timeout_ms: int = LONG) -> list[CaseRes
         features=frozenset({"tls.terminated", "tls.1.2"}),
         file="bad.toml",
     )
+
+
+def run(way: Sequence[str], *names: str, timeout_ms: int = LONG) -> list[CaseResult]:
+    """Run these cases, one after the other, on one adapter."""
+    chosen = behind(way, timeout_ms)
     planned = [Planned(made, made.variants[0], made.settings) for made in map(declared, names)]
     pool = EnginePool(chosen, make_driver, planned)
     runner = Runner(chosen, Ledger.load(), pool, {})
@@ -151,3 +159,24 @@ def test_an_adapter_that_is_lost_again_and_again_is_not_started_for_ever() -> No
     results = run(["mortal", "AdapterDies", "doomed-"], *names)
     assert {result.verdict for result in results} == {Verdict.SETUP}
     assert {result.cause.partition(":")[0] for result in results} == {"adapter"}
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_an_adapter_without_hello_is_started_once_for_all_settings(private: bool) -> None:
+    made: list[Driver] = []
+
+    def factory(profile: Profile) -> Driver:
+        made.append(make_driver(profile))
+        return made[-1]
+
+    async def causes() -> list[str]:
+        pool = EnginePool(behind(["bad", "hang"], SHORT), factory)
+        found = []
+        for name in ("a.test", "b.test", "c.test"):
+            with pytest.raises(SetupFailed) as caught:
+                await (pool.private if private else pool.engine)(Settings.of({"domain": name}))
+            found.append(caught.value.cause)
+        return found
+
+    assert asyncio.run(causes()) == ["adapter: no answer to 'hello' within 1 s"] * 3
+    assert len(made) == 1

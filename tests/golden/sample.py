@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
-from harness.model.event import AGENT, DOWNSTREAM, HARNESS, UPSTREAM, Event
+from harness.model.event import AGENT, DOWNSTREAM, HARNESS, SAMPLE_OCTETS, UPSTREAM, Event
 from harness.model.record import BaselineProblem, CaseResult, EngineInfo, OutcomeRecord, RunRecord
 from harness.model.requirement import Requirement
 from harness.model.verdict import Outcome, Verdict
@@ -179,7 +179,7 @@ def event(
         channel,
         len(payload) if payload else None,
         hashlib.sha256(payload).hexdigest() if payload else None,
-        payload[:256].hex() if payload else None,
+        payload[:SAMPLE_OCTETS].hex() if payload else None,
         departed,
     )
 
