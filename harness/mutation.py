@@ -79,13 +79,14 @@ def list_mutants() -> list[MutantInfo]:
     ]
 
 
-def broken_profile(mutant: str, reached: Path) -> Profile:
+def broken_profile(mutant: MutantInfo, reached: Path) -> Profile:
     """The profile of the reference engine, started with one rule broken; `reached` appears when the broken rule is
     used."""
     profile = load(PROFILE)
     command = list(profile.driver["command"])
     at = command.index("reference_engine")
-    command[at : at + 1] = ["reference_engine.mutants", "run", mutant, "--reached", str(reached), "--"]
+    chosen = [mutant.id, "--family", mutant.family]
+    command[at : at + 1] = ["reference_engine.mutants", "run", *chosen, "--reached", str(reached), "--"]
     return replace(profile, driver={**profile.driver, "command": command})
 
 
@@ -142,7 +143,7 @@ def _try(mutant: MutantInfo, ids: tuple[str, ...], control: OutcomesByCase, *, q
     trouble: list[str] = []
     with tempfile.TemporaryDirectory(prefix="edgecase-mutant-") as folder:
         reached = Path(folder) / "reached"
-        with contextlib.closing(play(broken_profile(mutant.id, reached), chosen, sanity_of(cases))) as results:
+        with contextlib.closing(play(broken_profile(mutant, reached), chosen, sanity_of(cases))) as results:
             for result in results:
                 if result.verdict in (Verdict.SETUP, Verdict.CRASH, Verdict.HARNESS):
                     trouble.append(f"{result.key} got {result.verdict}: {result.cause}")

@@ -16,7 +16,7 @@ from harness.ledger import Ledger
 from harness.model.record import CaseResult, OutcomeRecord
 from harness.model.verdict import Outcome, Verdict
 from harness.mutation import MutantInfo, MutantResult, _noticed, list_mutants
-from reference_engine.mutants.__main__ import load
+from reference_engine.mutants.__main__ import families, load
 from reference_engine.mutants.registry import MUTANTS, Reached, mutant, swap
 from reference_engine.parts import Parts
 
@@ -25,11 +25,11 @@ BROKEN = MutantInfo("alpn-broken", "alpn", ("ALPN-008", "ALPN-001"), "breaks ALP
 
 
 APPLY_ALL = """
-from reference_engine.mutants.__main__ import load
+from reference_engine.mutants.__main__ import families, load
 from reference_engine.mutants.registry import MUTANTS, Reached
 from reference_engine.parts import Parts
 
-load()
+load(families())
 for broken in MUTANTS.values():
     broken.apply(Parts(), Reached(None))
 """
@@ -71,7 +71,7 @@ class TestTry:
     """What becomes of a mutant, with the engine and its cases played by the test."""
 
     def tried(self, monkeypatch: pytest.MonkeyPatch, got: CaseResult, *, used: bool) -> MutantResult:
-        def broken_profile(_: str, reached: Path) -> None:
+        def broken_profile(_: MutantInfo, reached: Path) -> None:
             if used:
                 reached.touch()
 
@@ -121,7 +121,7 @@ class TestRegistry:
             swap(Parts().tls, "keeps_half_open", broken)
 
     def test_a_name_is_given_once(self) -> None:
-        load()
+        load(["policy"])
         taken = next(iter(MUTANTS))
         with pytest.raises(ValueError, match=taken):
             mutant(taken, ("TLS-001",), "again")(lambda parts, reached: None)

@@ -8,6 +8,7 @@ import json
 import pkgutil
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import reference_engine.mutants
@@ -16,14 +17,19 @@ from reference_engine.mutants.registry import MUTANTS, Reached
 from reference_engine.parts import Parts
 
 
-def load() -> None:
-    """Import every family, so that all mutants are registered."""
+def families() -> list[str]:
+    """The names of the families: the modules that are not for their inside only."""
+    names = [module.name for module in pkgutil.iter_modules(reference_engine.mutants.__path__)]
+    return [name for name in names if name != "registry" and not name.startswith("_")]
+
+
+def load(names: Sequence[str]) -> None:
+    """Import these families, so that their mutants are registered."""
     with warnings.catch_warnings():
         # tlslite-ng, on which the doubles stand, imports the standard library's asyncore.
         warnings.filterwarnings("ignore", "The asyncore module is deprecated", DeprecationWarning)
-        for module in pkgutil.iter_modules(reference_engine.mutants.__path__):
-            if not module.name.startswith("_"):
-                importlib.import_module(f"{reference_engine.mutants.__name__}.{module.name}")
+        for name in names:
+            importlib.import_module(f"{reference_engine.mutants.__name__}.{name}")
 
 
 def main(argv: list[str]) -> int:
@@ -38,10 +44,12 @@ def main(argv: list[str]) -> int:
     listing.add_argument("--json", action="store_true", help="machine-readable")
     running = commands.add_parser("run", help="run the engine with one rule broken")
     running.add_argument("mutant")
+    running.add_argument("--family", choices=families(), metavar="NAME", help="load only the mutant's own family")
     running.add_argument("--reached", type=Path, default=None, metavar="FILE", help="made when the broken rule is used")
     own, engine_argv = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     arguments = parser.parse_args(own)
-    load()
+    only = getattr(arguments, "family", None)
+    load([only] if only else families())
     if arguments.command == "list":
         return show(as_json=arguments.json)
     chosen = MUTANTS.get(arguments.mutant)
