@@ -16,7 +16,7 @@ from harness.ledger import Ledger
 from harness.model.record import CaseResult, OutcomeRecord
 from harness.model.verdict import Outcome, Verdict
 from harness.mutation import MutantInfo, MutantResult, _noticed, list_mutants
-from reference_engine.mutants.__main__ import families, load
+from reference_engine.mutants.__main__ import load
 from reference_engine.mutants.registry import MUTANTS, Reached, mutant, swap
 from reference_engine.parts import Parts
 
