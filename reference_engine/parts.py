@@ -14,6 +14,7 @@ from reference_engine.agent.rules import AgentRules
 from reference_engine.edge.rules import EdgeRules
 from reference_engine.http.endpoints import HttpEndpoints
 from reference_engine.http.rules import HttpRules
+from reference_engine.quic.rules import QuicRules
 from reference_engine.relay.pump import Relay
 from reference_engine.tls.endpoint import TlsEndpoints
 from reference_engine.tls.rules import TlsRules
@@ -31,6 +32,7 @@ class Parts:
     edge: EdgeRules = field(default_factory=EdgeRules)
     tls: TlsRules = field(default_factory=TlsRules)
     tls_endpoints: TlsEndpoints = field(default_factory=TlsEndpoints)
+    quic: QuicRules = field(default_factory=QuicRules)
     relay: Relay = field(default_factory=Relay)
     http: HttpRules = field(default_factory=HttpRules)
     http_endpoints: HttpEndpoints = field(default_factory=HttpEndpoints)
