@@ -75,7 +75,7 @@ def _recognised(data: bytes, spec: TunnelSpec, nonce: bytes) -> bool:
 
 
 async def _talk(endpoint: Endpoint, spec: TunnelSpec, nonce: bytes) -> None:
-    """Be a client of the standard library at the endpoint until the engine ends it or somebody cancels. Raises OSError."""
+    """Be a client of the standard library until the engine ends it or somebody cancels. Raises OSError."""
     reader, writer = await asyncio.open_connection(
         endpoint.address, endpoint.port, ssl=_context(spec), server_hostname=endpoint.host
     )
