@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from fixtures.agent import edgecase_agent_pb2 as pb
 from reference_engine.agent.data import DataStream
+from reference_engine.agent.framed import FramedChannel
+from reference_engine.relay.datagram import DatagramChannel
 from reference_engine.relay.stream import Address, ByteStream, StreamReset
 from reference_engine.tunnel.model import Tunnel
 from reference_engine.tunnel.refusal import Refusal
@@ -156,6 +158,23 @@ class Connector:
             raise UpstreamUnavailable("timeout", "the agent did not connect in time") from None
         except StreamReset:
             raise UpstreamUnavailable("agent-gone", "the agent's control channel broke") from None
+
+    async def open_datagrams(self, tunnel: Tunnel, source: Address | None) -> DatagramChannel:
+        """A fresh datagram channel to the tunnel's upstream: a flow of its own (section 4.6).
+
+        Raises UpstreamUnavailable.
+        """
+        return self.framed(await self.open(tunnel, source))
+
+    def framed(self, stream: ByteStream) -> DatagramChannel:
+        """The channel of framed packets that `stream` is behind its handshake frames."""
+        settings = self._engine.settings
+        return FramedChannel(
+            stream,
+            self._engine.parts.datagrams,
+            buffer=settings.stream_buffer_bytes,
+            close_timeout=settings.close_timeout_ms / 1000,
+        )
 
     async def _slot(self, line: Line) -> None:
         """Wait, first come first served, until the agent may be asked once more."""
