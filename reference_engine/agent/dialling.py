@@ -11,10 +11,11 @@ from fixtures.agent import edgecase_agent_pb2 as pb
 from reference_engine.agent.connector import UpstreamUnavailable
 from reference_engine.agent.control import error
 from reference_engine.agent.data import DataStream, while_there
-from reference_engine.agent.framing import FrameReader
+from reference_engine.agent.direct import ChannelTable, DirectChannel
+from reference_engine.agent.framing import FrameError, FrameReader
 from reference_engine.agent.rules import Presented
 from reference_engine.relay.datagram import DatagramChannel
-from reference_engine.relay.stream import Address, ByteStream
+from reference_engine.relay.stream import Address, ByteStream, StreamReset
 from reference_engine.tls.upstream import UpstreamTlsFailed
 from reference_engine.tunnel.model import Tunnel
 from reference_engine.tunnel.refusal import Refusal
@@ -23,25 +24,63 @@ if TYPE_CHECKING:
     from reference_engine.engine import Engine
 
 
+class Handle:
+    """The stream that a dialler's datagram channel stands on: the end of one is the end of the other. `ended` says that
+    the dialler made it."""
+
+    def __init__(self, stream: ByteStream, frames: FrameReader, channel: DirectChannel) -> None:
+        self.ended = False
+        self._stream = stream
+        self._frames = frames
+        self._channel = channel
+
+    async def watch(self) -> None:
+        """Read until the dialler ends the channel, by closing the stream or in a word."""
+        try:
+            while not self._says_end():
+                data = await self._stream.read()
+                if not data:
+                    break
+                self._frames.feed(data)
+        except (StreamReset, FrameError):
+            pass
+        self.ended = True
+        self._channel.ended("closed by the dialler")
+
+    def _says_end(self) -> bool:
+        while (message := self._frames.next()) is not None:
+            # Nothing but a close belongs here; what a later schema may say is passed over.
+            if message.WhichOneof("payload") is not None:
+                return True
+        return False
+
+
 class Dialling:
     """One per engine: what StreamReq asks for."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def serve(self, stream: ByteStream, frames: FrameReader, request: pb.StreamReq) -> None:
-        """One dialled connection, from its StreamReq to its end."""
+    async def serve(
+        self, stream: ByteStream, frames: FrameReader, request: pb.StreamReq, channels: ChannelTable | None
+    ) -> None:
+        """One dialled connection, from its StreamReq to its end. `channels` are the datagram channels of the QUIC
+        connection that it is a stream of."""
         rules = self._engine.parts.agent
-        tunnel = self._dialled(stream, request)
+        tunnel = self._dialled(stream, request, direct=channels is not None)
         if isinstance(tunnel, Tunnel):
             answers = rules.answers_first_frame(zero_rtt(request), refused=False)
-            refusal = await self._join(tunnel, DataStream(stream, frames.rest()), answers=answers)
+            dialer = DataStream(stream, frames.rest())
+            if request.datagram_channel.value and channels is not None:
+                refusal = await self._join_channel(tunnel, dialer, channels)
+            else:
+                refusal = await self._join(tunnel, dialer, answers=answers)
         else:
             refusal = tunnel
         if refusal is not None and rules.answers_first_frame(zero_rtt(request), refused=True):
             await say(self._engine, stream, pb.Message(stream_rsp=pb.StreamRsp(error=error(refusal))))
 
-    def _dialled(self, stream: ByteStream, request: pb.StreamReq) -> Tunnel | Refusal:
+    def _dialled(self, stream: ByteStream, request: pb.StreamReq, *, direct: bool) -> Tunnel | Refusal:
         """Which tunnel is meant, for whom it may be told."""
         rules = self._engine.parts.agent
         grant = rules.admit_dialler(presented(stream, request.client_details), self._engine.settings)
@@ -51,8 +90,13 @@ class Dialling:
         refusal = rules.dialled(found=tunnel is not None)
         if refusal is not None or tunnel is None:
             return refusal or Refusal(3000, "tunnel_id_name", "tunnel not found")
-        channel = request.datagram_channel.value
-        return self._engine.parts.datagrams.dialled(tunnel.properties, channel=channel, direct=False) or tunnel
+        refusal = self._engine.parts.datagrams.dialled(
+            tunnel.properties,
+            channel=request.datagram_channel.value,
+            direct=direct,
+            silent=not rules.answers_first_frame(zero_rtt(request), refused=False),
+        )
+        return refusal or tunnel
 
     async def _join(self, tunnel: Tunnel, dialer: DataStream, *, answers: bool) -> Refusal | None:
         """Both legs joined, until their end or until the tunnel is closed on purpose; a refusal where there is no agent
@@ -74,6 +118,39 @@ class Dialling:
                 await engine.parts.bridge.run(engine.connector.framed(dialer), upstream, over=over)
             else:
                 await engine.parts.relay.run(dialer, upstream, over=over)
+        return None
+
+    async def _join_channel(self, tunnel: Tunnel, dialer: DataStream, channels: ChannelTable) -> Refusal | None:
+        """As `_join`, for a dialler whose packets are in DATAGRAM frames: its stream is the channel's handle, open as
+        long as the channel is (section 4.6)."""
+        engine = self._engine
+        try:
+            upstream = await while_there(engine.connector.open_datagrams(tunnel, dialer.peer), dialer)
+        except UpstreamUnavailable as problem:
+            return engine.parts.agent.upstream_refusal(problem.kind, problem.message)
+        agents = upstream.stream_id if isinstance(upstream, DirectChannel) else None
+        stream_id = engine.parts.datagrams.diallers_id(agents, engine.parts.agent.new_id)
+        channel = channels.open(stream_id)
+        if channel is None:
+            upstream.abort("no channel for the dialler")
+            return engine.parts.agent.upstream_refusal("capacity", "no datagram channel is free")
+        handle = Handle(dialer, engine.parts.agent.reader(), channel)
+        try:
+            await say(engine, dialer, pb.Message(stream_rsp=pb.StreamRsp(stream_id=stream_id)))
+        except BaseException:
+            upstream.abort("the dialer is gone")
+            channel.abort("the dialer is gone")
+            raise
+        with _session(tunnel) as over:
+            watching = asyncio.create_task(handle.watch())
+            try:
+                await engine.parts.bridge.run(channel, upstream, over=over)
+            finally:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
+        if engine.parts.datagrams.tells_dialler(by_dialler=handle.ended):
+            close = pb.DatagramChannelClose(stream_id=stream_id)
+            await say(engine, dialer, pb.Message(datagram_channel_close=close))
         return None
 
     async def _open(self, tunnel: Tunnel, source: Address | None) -> ByteStream | DatagramChannel:

@@ -14,6 +14,7 @@ from reference_engine.agent.channel import Channel
 from reference_engine.agent.closing import Closing
 from reference_engine.agent.control import error
 from reference_engine.agent.dialling import Dialling, presented, say, zero_rtt
+from reference_engine.agent.direct import ChannelTable
 from reference_engine.agent.framing import FrameError, FrameReader
 from reference_engine.agent.rules import Grant, Liveness
 from reference_engine.relay.stream import ByteStream, StreamReset
@@ -35,18 +36,21 @@ class AgentLink:
         self._dialling = Dialling(engine)
         self.closing = Closing(engine)
 
-    async def serve(self, stream: ByteStream) -> None:
-        """One accepted connection, until it is over; the stream is closed then."""
+    async def serve(self, stream: ByteStream, channels: ChannelTable | None = None) -> None:
+        """One accepted connection, until it is over; the stream is closed then.
+
+        `channels` are the datagram channels of the QUIC connection that it is a stream of, None on TLS.
+        """
         frames = self._engine.parts.agent.reader()
         try:
             message = await self._first_frame(stream, frames)
             role = None if message is None else self._engine.parts.agent.role(message)
             if message is not None and role == "control":
-                await self._control(stream, frames, message.open_control_channel_req)
+                await self._control(stream, frames, message.open_control_channel_req, channels)
             elif message is not None and role == "proxy":
                 await self._proxy(stream, frames, message.proxy_req)
             elif message is not None and role == "dial":
-                await self._dialling.serve(stream, frames, message.stream_req)
+                await self._dialling.serve(stream, frames, message.stream_req, channels)
         except FrameError as problem:
             self._engine.log.info("agent connection from %s: %s", stream.peer, problem)
         except StreamReset:
@@ -88,7 +92,13 @@ class AgentLink:
 
     # -- control channel (4.2) -------------------------------------------------------------------------------------
 
-    async def _control(self, stream: ByteStream, frames: FrameReader, request: pb.OpenControlChannelReq) -> None:
+    async def _control(
+        self,
+        stream: ByteStream,
+        frames: FrameReader,
+        request: pb.OpenControlChannelReq,
+        channels: ChannelTable | None,
+    ) -> None:
         admitted = self._admit(stream, request)
         answer = pb.OpenControlChannelRsp()
         if isinstance(admitted, Refusal):
@@ -105,7 +115,7 @@ class AgentLink:
         if liveness is not None:
             answer.ok.liveness.heartbeat_interval_ms = liveness.interval
             answer.ok.liveness.heartbeat_timeout_ms = liveness.timeout
-        channel = Channel(self._engine, stream, frames, client, liveness)
+        channel = Channel(self._engine, stream, frames, client, liveness, channels=channels)
         self._channels[client.id] = channel
         try:
             await channel.run(pb.Message(open_control_channel_rsp=answer))
