@@ -10,12 +10,39 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from reference_engine.agent.direct import ChannelTable
+from reference_engine.edge.rules import AGENT_ALPN
+from reference_engine.quic.connection import Choice, Windows
 from reference_engine.quic.stream import QuicClosed, QuicStream
 from reference_engine.quic.transport import QuicTransport
 from reference_engine.relay.stream import StreamReset
 
 if TYPE_CHECKING:
     from reference_engine.engine import Engine
+
+
+STREAMS = 4_096
+"""Streams that a client may have open: every connection of the agent protocol is one."""
+PACKET = 1_350
+"""Octets of a packet to an agent, so that an inner one of 1,200 fits with its channel id (section 2.5)."""
+
+
+def answer_to_agents(engine: Engine) -> Choice:
+    """How the ClientHello of an agent or a dialler is answered: as on TCP, by the same credentials."""
+    settings = engine.settings
+    return Choice(
+        engine.certificates.current(),
+        (AGENT_ALPN,),
+        request_certificate=engine.parts.agent.requests_certificate(),
+        windows=Windows(
+            stream=settings.stream_buffer_bytes,
+            # Streams of which nobody reads must not hold back the control channel, which is one of them (EDGE-006).
+            connection=STREAMS * settings.stream_buffer_bytes,
+            streams_bidi=STREAMS,
+            streams_uni=0,
+            datagrams=settings.quic_datagrams,
+        ),
+        packet=PACKET,
+    )
 
 
 class AgentQuic:

@@ -21,13 +21,12 @@ from aioquic.quic.packet import (
 )
 from aioquic.quic.retry import QuicRetryTokenHandler
 
+from reference_engine.agent.quic import AgentQuic, answer_to_agents
 from reference_engine.config import ConfigError
 from reference_engine.edge.client_hello import ClientHello
-from reference_engine.edge.rules import AGENT_ALPN
 from reference_engine.quic.connection import (
     CID_LENGTH,
     VERSIONS,
-    Choice,
     EngineQuic,
     QuicEnd,
     Windows,
@@ -35,9 +34,9 @@ from reference_engine.quic.connection import (
     server_configuration,
 )
 from reference_engine.quic.rules import LONG_HEADER, Kind
-from reference_engine.quic.stream import QuicClosed, QuicStream
+from reference_engine.quic.stream import QuicClosed
 from reference_engine.quic.transport import QuicTransport
-from reference_engine.relay.stream import Address, StreamReset
+from reference_engine.relay.stream import Address
 
 if TYPE_CHECKING:
     from reference_engine.engine import Engine
@@ -47,10 +46,6 @@ AT_ONCE = 64
 """Datagrams that are read in one go before anybody else gets a turn."""
 SOCKET_BUFFER = 4 << 20
 """Octets that the system is asked to keep for us in each direction (it may give less)."""
-AGENT_STREAMS = 4_096
-"""Streams that an agent may have open: every connection of the agent protocol is one (agent protocol section 2.2)."""
-AGENT_PACKET = 1_350
-"""Octets of a packet to an agent, so that what is tunnelled fits with its channel id (agent protocol section 2.5)."""
 NO_ERROR, CONNECTION_REFUSED = 0x0, 0x2
 """Codes of the transport (RFC 9000 section 20.1)."""
 
@@ -348,22 +343,8 @@ class UdpListener:
         engine = self._engine
         route = engine.parts.quic.route(hello, engine.registry, engine.settings.domain, engine.parts.edge)
         if route.agents:
-            transport.answer(
-                Choice(
-                    engine.certificates.current(),
-                    (AGENT_ALPN,),
-                    request_certificate=engine.parts.agent.requests_certificate(),
-                    windows=Windows(
-                        stream=engine.settings.stream_buffer_bytes,
-                        connection=engine.settings.quic_window_bytes,
-                        streams_bidi=AGENT_STREAMS,
-                        streams_uni=0,
-                        datagrams=engine.settings.quic_datagrams,
-                    ),
-                    packet=AGENT_PACKET,
-                )
-            )
-            self._serve(self._agent(transport))
+            transport.answer(answer_to_agents(engine))
+            self._serve(AgentQuic(engine, transport).serve())
             return
         engine.log.info("quic refused peer=%s name=%r reason=%r", transport.peer, hello.server_name, route.reason)
         transport.refuse(route.alert, route.reason)
@@ -378,25 +359,6 @@ class UdpListener:
         problem = None if task.cancelled() else task.exception()
         if problem is not None and not isinstance(problem, QuicClosed):
             self._engine.log.error("quic connection failed problem=%r", problem, exc_info=problem)
-
-    async def _agent(self, transport: QuicTransport) -> None:
-        """Serve the streams of an agent's connection, each one a connection of the agent protocol (TRANS-001)."""
-        async with asyncio.TaskGroup() as streams:
-            while True:
-                try:
-                    await transport.completed()
-                    stream = await transport.accept_stream()
-                except QuicClosed:
-                    return  # Every stream hears of it by itself.
-                streams.create_task(self._one(stream))
-
-    async def _one(self, stream: QuicStream) -> None:
-        try:
-            await self._engine.agents.serve(stream)
-        except Exception as problem:
-            stream.abort("no longer served")
-            if not isinstance(problem, StreamReset):
-                self._engine.log.error("agent stream failed problem=%r", problem, exc_info=problem)
 
 
 def _invariant(datagram: bytes) -> tuple[int, bytes, bytes] | None:

@@ -388,6 +388,16 @@ class QuicTransport:
             self.plan()
         return queued
 
+    @property
+    def datagram_room(self) -> int:
+        """Octets of the longest DATAGRAM payload that can be sent now, negative where none can."""
+        return self.connection.datagram_room
+
+    async def datagrams_drained(self) -> None:
+        """Wait until another DATAGRAM frame can be queued, or the connection is over."""
+        while self.end is None and self.connection.datagrams_queued >= self.connection.windows.datagrams:
+            await self._watched()
+
     def receive_datagram_now(self) -> bytes | None:
         """The next DATAGRAM payload, None where there is none. Raises QuicClosed behind the last one."""
         if self._datagrams:
