@@ -176,11 +176,17 @@ class _Socket(asyncio.DatagramProtocol):
 
 
 @contextlib.asynccontextmanager
-async def udp_client(address: Address, configuration: QuicConfiguration, **options: Any) -> AsyncIterator[Stock]:
-    """A stock client on a socket of its own, its first packets on their way."""
+async def udp_client(
+    address: Address,
+    configuration: QuicConfiguration,
+    *,
+    make: Callable[[QuicConnection, Callable[[bytes, Any], None]], Stock] = Stock,
+    **options: Any,
+) -> AsyncIterator[Stock]:
+    """A stock client on a socket of its own, its first packets on their way; `make` is what drives it."""
     loop = asyncio.get_running_loop()
     transport, protocol = await loop.create_datagram_endpoint(_Socket, local_addr=("127.0.0.1", 0))
-    stock = Stock(QuicConnection(configuration=configuration, **options), transport.sendto)
+    stock = make(QuicConnection(configuration=configuration, **options), transport.sendto)
     protocol.taker = stock.receive
     stock.quic.connect((address.host, address.port), now=loop.time())
     stock.transmit()

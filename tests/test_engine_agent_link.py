@@ -19,8 +19,17 @@ from fixtures.agent import edgecase_agent_pb2 as pb
 from reference_engine.agent.framing import encode
 from reference_engine.config import PERMISSION_STREAMS, PERMISSION_TUNNELS, CertificateGrant, TokenGrant
 from reference_engine.tunnel.model import Tunnel
+from tests import engine_agent_support
 from tests.engine_agent_support import DOMAIN, Agent, Link, Site, Watch, on_site, opening
 from tests.engine_tls_support import Client, trusting
+
+
+@pytest.fixture(params=["tls", "quic"], autouse=True)
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both links, the same tests (TRANS-001)."""
+    monkeypatch.setattr(engine_agent_support, "TRANSPORT", request.param)
+    return str(request.param)
+
 
 # -- first frames ------------------------------------------------------------------------------------------------------
 
@@ -176,7 +185,7 @@ def test_community_takes_a_bare_label() -> None:
     ("properties", "code", "words"),
     [
         ({"protocol": "quic", "upstream_tls": False}, 2000, "upstream_tls: "),
-        ({"protocol": "quic"}, 5000, "protocol: quic needs the UDP listener"),
+        ({"publish": False, "type": "datagram", "upstream_tls": True}, 5000, "upstream_tls: "),
         ({"protocol": "tls", "hostname": "x.example"}, 2000, "hostname: "),
         ({"protocol": "tls", "tls_ciphers": ["TLS_NOT_A_SUITE"]}, 2000, "tls_ciphers: the edge does not have"),
     ],
@@ -450,6 +459,8 @@ def test_a_lost_channel_keeps_streams_and_takes_no_new_ones() -> None:
         agent = await site.agent()
         tunnel = await agent.private()
         dialer, upstream = await joined(site, agent, tunnel)
+        await dialer.raw(b"0")
+        assert await upstream.data(1) == b"0"
         with Watch(site.engine) as watch:
             agent.link.cut()
             await watch.until("tunnel", "updated")
