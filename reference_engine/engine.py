@@ -20,6 +20,7 @@ from reference_engine.edge.redirect import RedirectListener
 from reference_engine.edge.udp_listener import UdpListener
 from reference_engine.http.server import HttpTunnels
 from reference_engine.parts import Parts
+from reference_engine.quic.tunnel import QuicTunnels
 from reference_engine.relay.stream import Address
 from reference_engine.tls.certificates import Certificates
 from reference_engine.tls.tunnel import TlsTunnels
@@ -91,6 +92,7 @@ class Engine:
         self.connector = Connector(self)
         self.agents = AgentLink(self)
         self.tls_tunnels = TlsTunnels(self)
+        self.quic_tunnels = QuicTunnels(self)
         self.http = HttpTunnels(self)
         self.api = Api(self)
         self.public = PublicListener(self)
@@ -109,6 +111,11 @@ class Engine:
     def udp_address(self) -> Address | None:
         """Where the public UDP listener is; None where there is none."""
         return self._ready.udp if self._ready is not None else self.settings.udp_listen
+
+    def public_port(self, protocol: str | None) -> int:
+        """The port at which tunnels of this protocol are reached."""
+        udp = self.udp_address if protocol == "quic" else None
+        return (udp or self.public_address).port
 
     @property
     def public_address(self) -> Address:

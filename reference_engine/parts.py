@@ -15,6 +15,7 @@ from reference_engine.agent.rules import AgentRules
 from reference_engine.edge.rules import EdgeRules
 from reference_engine.http.endpoints import HttpEndpoints
 from reference_engine.http.rules import HttpRules
+from reference_engine.quic.endpoints import QuicEndpoints
 from reference_engine.quic.rules import QuicRules
 from reference_engine.relay.bridge import Bridge
 from reference_engine.relay.pump import Relay
@@ -36,6 +37,7 @@ class Parts:
     tls: TlsRules = field(default_factory=TlsRules)
     tls_endpoints: TlsEndpoints = field(default_factory=TlsEndpoints)
     quic: QuicRules = field(default_factory=QuicRules)
+    quic_endpoints: QuicEndpoints = field(default_factory=QuicEndpoints)
     relay: Relay = field(default_factory=Relay)
     bridge: Bridge = field(default_factory=Bridge)
     http: HttpRules = field(default_factory=HttpRules)

@@ -237,7 +237,7 @@ class Channel:
         name = engine.parts.tunnel.hostname(properties.hostname, zone=settings.zone, project=project)
         if isinstance(name, Refusal):
             return name
-        port, host = engine.parts.tunnel.address(name, engine.public_address.port)
+        port, host = engine.parts.tunnel.address(name, engine.public_port(properties.protocol))
         return dataclasses.replace(properties, hostname=name, port=port, host=host)
 
     def _names_are_free(self, properties: TunnelProperties) -> Refusal | None:

@@ -27,15 +27,14 @@ from reference_engine.edge.client_hello import ClientHello
 from reference_engine.quic.connection import (
     CID_LENGTH,
     VERSIONS,
-    EngineQuic,
     QuicEnd,
-    Windows,
     read_header,
     server_configuration,
 )
-from reference_engine.quic.rules import LONG_HEADER, Kind
+from reference_engine.quic.rules import CONNECTION_REFUSED, LONG_HEADER, NO_ERROR, Kind
 from reference_engine.quic.stream import QuicClosed
 from reference_engine.quic.transport import QuicTransport
+from reference_engine.quic.upstream import peer_windows
 from reference_engine.relay.stream import Address
 
 if TYPE_CHECKING:
@@ -46,8 +45,8 @@ AT_ONCE = 64
 """Datagrams that are read in one go before anybody else gets a turn."""
 SOCKET_BUFFER = 4 << 20
 """Octets that the system is asked to keep for us in each direction (it may give less)."""
-NO_ERROR, CONNECTION_REFUSED = 0x0, 0x2
-"""Codes of the transport (RFC 9000 section 20.1)."""
+IP_MTU_DISCOVER, IP_PMTUDISC_PROBE = 10, 3
+"""ip(7): the bit that forbids fragments is set, whatever the system believes the path to be. Not named in Python."""
 
 
 class UdpListener:
@@ -92,6 +91,9 @@ class UdpListener:
             self._socket.setblocking(False)
             for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
                 self._socket.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
+            if family == socket.AF_INET:
+                # No packet of ours is fragmented on the way (RFC 9000 section 14).
+                self._socket.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
             self._socket.bind(name)
         except OSError as problem:
             self._drop_socket()
@@ -261,11 +263,9 @@ class UdpListener:
 
     def _open(self, destination: bytes, original: bytes, retried: bytes | None, hop: Any) -> QuicTransport:
         engine, settings = self._engine, self._engine.settings
-        windows = self._windows()
-        connection = EngineQuic(
-            configuration=server_configuration(
-                engine.certificates.current(), windows, idle=settings.quic_idle_ms / 1000
-            ),
+        windows = peer_windows(engine)
+        connection = engine.parts.quic_endpoints.server(
+            server_configuration(engine.certificates.current(), windows, idle=settings.quic_idle_ms / 1000),
             windows=windows,
             most_hello=settings.max_client_hello_bytes,
             read_hello=engine.parts.edge.read_hello,
@@ -292,16 +292,6 @@ class UdpListener:
             settings.handshake_timeout_ms / 1000, self._too_late, transport
         )
         return transport
-
-    def _windows(self) -> Windows:
-        settings = self._engine.settings
-        return Windows(
-            stream=settings.stream_buffer_bytes,
-            connection=settings.quic_window_bytes,
-            streams_bidi=settings.quic_max_streams,
-            streams_uni=settings.quic_max_streams,
-            datagrams=settings.quic_datagrams,
-        )
 
     def _cid(self, transport: QuicTransport, cid: bytes, issued: bool) -> None:
         mine = self._transports.get(transport)
@@ -342,6 +332,9 @@ class UdpListener:
     def _hello(self, transport: QuicTransport, hello: ClientHello) -> None:
         engine = self._engine
         route = engine.parts.quic.route(hello, engine.registry, engine.settings.domain, engine.parts.edge)
+        if route.tunnel is not None:
+            self._serve(engine.quic_tunnels.serve(transport, route.tunnel, hello))
+            return
         if route.agents:
             transport.answer(answer_to_agents(engine))
             self._serve(AgentQuic(engine, transport).serve())

@@ -28,6 +28,7 @@ from aioquic.quic.connection import (
     QuicConnection,
     QuicConnectionError,
     QuicConnectionState,
+    QuicReceiveContext,
     stream_is_client_initiated,
     stream_is_unidirectional,
 )
@@ -63,9 +64,10 @@ PRIVATE: dict[str, tuple[str, ...]] = {
         *("_peer_cid", "_peer_cid_available"),
         # Ends.
         *("_close_event", "_close_begin", "_state", "_handshake_complete", "_handshake_confirmed", "_host_cids"),
-        *("_is_client", "_version"),
+        *("_is_client", "_version", "_idle_timeout", "_payload_received"),
     ),
     "tls": (
+        "_client_handle_certificate_verify",
         *("_alpn_protocols", "_request_client_certificate", "_max_early_data", "get_session_ticket_cb"),
         *("_peer_certificate", "_peer_certificate_chain", "certificate", "certificate_chain"),
         *(
@@ -91,6 +93,8 @@ SMALLEST_DATAGRAM = 1_200
 """Octets of a datagram that starts a connection, and of every packet that we send (RFC 9000 section 14)."""
 CRYPTO_ERROR = 0x100
 """Added to a TLS alert, this is the error code of a CONNECTION_CLOSE (RFC 9001 section 4.8)."""
+NO_STOCK_VERIFICATION = 0
+"""ssl.CERT_NONE: the connection's own `judge` decides."""
 MOST_REASON = 900
 MOST_EARLY_REASON = 200
 """Octets of a reason that fit in a packet; before the handshake is confirmed up to three packets share a datagram."""
@@ -228,10 +232,19 @@ class HelloContext(tls.Context):
                 self.get_session_ticket_cb = None
         self.handle_message(kept, output_buf)
 
-    @property
-    def peer_chain(self) -> tuple[bytes, ...]:
-        """The peer's certificates in DER, its own first."""
-        return _chain(self)
+
+class JudgingContext(tls.Context):
+    """The TLS of a client connection, in which we judge the server's certificates: stock aioquic knows one way only."""
+
+    def judge_with(self, judge: Callable[[Sequence[bytes]], str | None]) -> None:
+        """Have `judge` say why a chain (DER, leaf first) is refused, or None."""
+        self._judge = judge
+
+    def _client_handle_certificate_verify(self, input_buf: Buffer) -> None:
+        super()._client_handle_certificate_verify(input_buf)
+        problem = self._judge(_chain(self))
+        if problem is not None:
+            raise tls.AlertBadCertificate(problem)
 
 
 def _chain(context: tls.Context) -> tuple[bytes, ...]:
@@ -242,7 +255,9 @@ def _chain(context: tls.Context) -> tuple[bytes, ...]:
 
 class EngineQuic(QuicConnection):
     """A connection as the engine needs it; see the module. `read_hello` parses the body of a ClientHello of at most
-    `most_hello` octets and raises HelloError. `dropped` counts DATAGRAM frames that could not be sent."""
+    `most_hello` octets and raises HelloError; `judge` says why a server's chain (DER, leaf first) is refused, or None:
+    only the proof of its key is checked without it. `dropped` counts DATAGRAM frames that could not be sent,
+    `eliciting` the packets that said more than an acknowledgement (RFC 9000 section 13.2)."""
 
     def __init__(
         self,
@@ -251,13 +266,16 @@ class EngineQuic(QuicConnection):
         windows: Windows | None = None,
         most_hello: int = 65_536,
         read_hello: Callable[[bytes], ClientHello] = parse_client_hello,
+        judge: Callable[[Sequence[bytes]], str | None] = lambda chain: None,
         **options: Any,
     ) -> None:
         super().__init__(configuration=configuration, **options)
         self.windows = windows if windows is not None else Windows()
         self.dropped = 0
+        self.eliciting = 0
         self._most_hello = most_hello
         self._read_hello = read_hello
+        self._judge = judge
         self._hello_version: int | None = None
         self._end: QuicEnd | None = None
         self._stateless_reset = False
@@ -303,6 +321,11 @@ class EngineQuic(QuicConnection):
         return _chain(self.tls)
 
     @property
+    def idle_timeout(self) -> float:
+        """Seconds without a packet of the peer after which the connection is over (RFC 9000 section 10.1)."""
+        return self._idle_timeout()
+
+    @property
     def own_cids(self) -> tuple[bytes, ...]:
         """The connection ids under which the peer may reach us now."""
         return tuple(one.cid for one in self._host_cids)
@@ -343,11 +366,21 @@ class EngineQuic(QuicConnection):
                 return
         super().receive_datagram(data, addr, now)
 
+    def _payload_received(
+        self, context: QuicReceiveContext, plain: bytes, crypto_frame_required: bool = False
+    ) -> tuple[bool, bool]:
+        eliciting, probing = super()._payload_received(context, plain, crypto_frame_required)
+        self.eliciting += eliciting
+        return eliciting, probing
+
     # -- the held ClientHello --------------------------------------------------------------------------------------
 
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
-        if not self._is_client:
+        if self._is_client:
+            self.tls.__class__ = JudgingContext
+            cast("JudgingContext", self.tls).judge_with(self._judge)
+        else:
             self.tls.__class__ = HelloContext
             cast("HelloContext", self.tls).hold(self._most_hello, self._hello_whole)
 
@@ -527,4 +560,30 @@ def server_configuration(
         max_datagram_frame_size=datagrams or None,
         supported_versions=list(versions),
         secrets_log_file=secrets,
+    )
+
+
+def client_configuration(
+    server_name: str,
+    alpns: Sequence[str],
+    windows: Windows,
+    *,
+    idle: float,
+    datagrams: int = 65_535,
+    versions: Sequence[int] = VERSIONS,
+) -> QuicConfiguration:
+    """The configuration of a client connection: SNI `server_name`, ALPN `alpns`; the certificate is judged by the
+    connection's `judge`."""
+    return QuicConfiguration(
+        is_client=True,
+        server_name=server_name,
+        alpn_protocols=list(alpns),
+        verify_mode=NO_STOCK_VERIFICATION,
+        connection_id_length=CID_LENGTH,
+        idle_timeout=idle,
+        max_data=windows.connection,
+        max_stream_data=windows.stream,
+        max_datagram_size=SMALLEST_DATAGRAM,
+        max_datagram_frame_size=datagrams or None,
+        supported_versions=list(versions),
     )

@@ -71,6 +71,7 @@ class QuicStream(ByteStream):
         self._reader: asyncio.Future[None] | None = None
         self._writers: list[asyncio.Future[None]] = []
         self._arrived: Callable[[], None] | None = None
+        self._on_reset: Callable[[QuicReset], None] | None = None
         self._on_stop: Callable[[QuicStopped], None] | None = None
         self._gone = False
 
@@ -117,6 +118,8 @@ class QuicStream(ByteStream):
         self.reset_seen = QuicReset(code)
         self._forget_unread()
         self._wake_reader()
+        if self._on_reset is not None and not self._abandoned:
+            self._on_reset(self.reset_seen)
 
     def stop_came(self, code: int) -> None:
         """STOP_SENDING; the RESET_STREAM that answers it has been queued already."""
@@ -211,6 +214,13 @@ class QuicStream(ByteStream):
     def on_arrival(self, arrived: Callable[[], None] | None) -> None:
         """See `ByteStream.on_arrival`."""
         self._arrived = arrived
+
+    def on_reset(self, reset: Callable[[QuicReset], None] | None) -> None:
+        """Have `reset` called when the peer resets its direction, at once if it has; None ends that. For whoever must
+        not wait until it reads again."""
+        self._on_reset = reset
+        if reset is not None and self.reset_seen is not None:
+            reset(self.reset_seen)
 
     def stop(self, code: int) -> None:
         """Read no more, and ask the peer to stop (RFC 9000 section 3.5). Safe to call twice."""

@@ -437,12 +437,13 @@ class QuicTransport:
             else:
                 self.drop()
 
-    def drop(self) -> None:
-        """Forget the connection without a word: a packet that started none, or the end of the engine."""
+    def drop(self, reason: str = "dropped", *, by: str = "self") -> None:
+        """Forget the connection without a word: a packet that started none, the end of the engine, or of what carries
+        the packets (`by` is `path` then)."""
         if self._is_gone:
             return
         if self.end is None:
-            self._over(self.connection.end or QuicEnd("self", False, 0, "dropped"))
+            self._over(self.connection.end or QuicEnd(by, False, 0, reason))
         self._gone()
 
     def flush(self) -> None:
@@ -450,6 +451,17 @@ class QuicTransport:
         if self._planned is not None:
             self._planned.cancel()
             self._flush()
+
+    def ping(self) -> None:
+        """A PING, which keeps the connection and its path alive (RFC 9000 section 10.1.2)."""
+        if self.end is None:
+            self.connection.send_ping(0)
+            self.plan()
+
+    async def gone(self) -> None:
+        """Wait until nothing is left to be sent for the connection."""
+        while not self._is_gone:
+            await self._changed()
 
     async def closed(self) -> QuicEnd:
         """Wait until the connection is over for its users."""

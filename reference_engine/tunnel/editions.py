@@ -33,7 +33,7 @@ FEATURES: dict[str, Feature] = {
     "h2c": Feature(ALL, built=False, requirement="ED-001"),
     "h3": Feature(UPPER, needs_udp=True, built=False, requirement="ED-006"),
     "dtls": Feature(UPPER, needs_udp=True, built=False, requirement="ED-004"),
-    "quic": Feature(UPPER, needs_udp=True, built=False, requirement="ED-005"),
+    "quic": Feature(UPPER, needs_udp=True, requirement="ED-005"),
     "tcp": Feature(UPPER, built=False, requirement="TCP-001"),
     "webtty": Feature(MANAGED, built=False, requirement="EDGE-007"),
     "private bytestream": Feature(ALL, requirement="PRIV-006"),
