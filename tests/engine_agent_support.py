@@ -179,6 +179,8 @@ class Site:
         assert self.udp is not None
         certificate = options.pop("certificate", None)
         alpns = options.pop("alpns", ("rstrm/1",))
+        # A packet of an inner connection, 1,200 octets, has to fit with its channel id (agent protocol section 2.5).
+        options.setdefault("max_datagram_size", 1_350)
         configuration = client_configuration(options.pop("name", DOMAIN), *alpns, **options)
         if certificate is not None:
             configuration.load_cert_chain(*certificate)
@@ -186,9 +188,9 @@ class Site:
         assert isinstance(stock, Streams)
         return stock
 
-    async def link(self, *, certificate: tuple[Path, Path] | None = None) -> Link:
+    async def link(self, *, certificate: tuple[Path, Path] | None = None, transport: str | None = None) -> Link:
         """A connection of the agent protocol. On QUIC they are streams of one connection per credential."""
-        if TRANSPORT == "quic":
+        if (transport or TRANSPORT) == "quic":
             if certificate is not None:
                 return (await self.quic(certificate=certificate)).link()
             if self.stock is None or self.stock.silent:
@@ -226,10 +228,23 @@ class Site:
         assert await link.ended() == b""
         return answer.error
 
-    async def dial(self, key: str, *, zero_rtt: bool = False, token: str | None = None, glued: bytes = b"") -> Link:
-        link = await self.link()
+    async def dial(
+        self,
+        key: str,
+        *,
+        zero_rtt: bool = False,
+        token: str | None = None,
+        glued: bytes = b"",
+        channel: bool = False,
+        on: Streams | None = None,
+        transport: str | None = None,
+    ) -> Link:
+        """Ask for a tunnel, or for a datagram `channel` of it, on a connection of its own or a stream of `on`."""
+        link: Link = on.link() if on is not None else await self.link(transport=transport)
         request = pb.StreamReq(tunnel_id_name=key, client_details=details(token))
         request.zero_rtt.value = zero_rtt
+        if channel:
+            request.datagram_channel.value = True
         await link.send(pb.Message(stream_req=request), glued)
         return link
 
@@ -278,6 +293,10 @@ class Agent:
         answer.zero_rtt.value = zero_rtt
         await link.send(pb.Message(proxy_req=answer), glued)
         return link
+
+    async def accept(self, request: pb.ProxyConnReq) -> None:
+        """A ProxyConnRsp without an error."""
+        await self.link.send(pb.Message(proxy_conn_rsp=pb.ProxyConnRsp(stream_id=request.stream_id)))
 
     async def refuse(self, stream_id: str, text: str = "busy") -> None:
         """A ProxyConnRsp with an error."""

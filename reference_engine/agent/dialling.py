@@ -137,6 +137,8 @@ class Dialling:
         handle = Handle(dialer, engine.parts.agent.reader(), channel)
         try:
             await say(engine, dialer, pb.Message(stream_rsp=pb.StreamRsp(stream_id=stream_id)))
+            # A packet in front of the answer would be one of an unknown channel, and lost (section 2.5b).
+            channels.carrier.flush()
         except BaseException:
             upstream.abort("the dialer is gone")
             channel.abort("the dialer is gone")

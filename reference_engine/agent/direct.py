@@ -25,6 +25,9 @@ class Carrier(Protocol):
     async def datagrams_drained(self) -> None:
         """Wait until another DATAGRAM frame can be queued, or the connection is over."""
 
+    def flush(self) -> None:
+        """Send now what is queued: DATAGRAM frames overtake what was written to streams and has not left."""
+
 
 class ChannelTable:
     """The channels of one connection by their ids, whatever role they serve. `buffer` (octets) bounds what one channel
