@@ -261,6 +261,45 @@ def test_the_queue_of_datagrams_is_bounded() -> None:
     assert net.server.queue_datagram(b"x")
 
 
+def test_datagrams_without_end_and_streams_take_turns() -> None:
+    """Ten packets at a time may fly at first; the queue is never empty, and neither is the stream."""
+    windows = Windows(stream=1 << 20, connection=1 << 20, datagrams=100)
+    net = Net("x", windows=windows, max_stream_data=1 << 20)
+    net.connect()
+    net.client.send_stream_data(0, b"hello")
+    net.settle(10)
+    net.server.send_stream_data(0, bytes(100_000), end_stream=True)
+    sent = 0
+    while not any(event.end_stream for event in net.got(events.StreamDataReceived, net.seen)):
+        while net.server.queue_datagram(sent.to_bytes(4, "big") * 250):
+            sent += 1
+        net.turn()
+    arrived = len(net.got(events.DatagramFrameReceived, net.seen))
+    # A packet each in turn: 100,000 octets are some 86 packets.
+    assert 60 <= arrived <= 120
+    net.settle(500)
+    assert [event.data[:4] for event in net.got(events.DatagramFrameReceived, net.seen)] == [
+        number.to_bytes(4, "big") for number in range(sent)
+    ]
+
+
+@pytest.mark.parametrize("blocked", ["stream", "connection"])
+def test_a_stream_without_credit_does_not_hold_up_datagrams(blocked: str) -> None:
+    window = {"max_stream_data" if blocked == "stream" else "max_data": 2_000}
+    net = Net("x", windows=Windows(datagrams=100), **window)
+    net.client._write_connection_limits = net.client._write_stream_limits = lambda **_: None  # type: ignore[method-assign]
+    net.connect()
+    net.client.send_stream_data(0, b"hello")
+    net.settle(10)
+    net.server.send_stream_data(0, bytes(5_000), end_stream=True)
+    net.settle(10)
+    for _ in range(50):
+        assert net.server.queue_datagram(bytes(1_000))
+    net.settle(20)
+    assert len(net.got(events.DatagramFrameReceived, net.seen)) == 50
+    assert sum(len(event.data) for event in net.got(events.StreamDataReceived, net.seen)) == 2_000
+
+
 @pytest.mark.parametrize(("limit", "room"), [(0, -2), (2, 0), (65, 63), (66, 63), (67, 64), (1_000, 997)])
 def test_the_length_of_a_datagram_takes_its_octets(limit: int, room: int) -> None:
     net = Net("x", max_datagram_frame_size=limit)

@@ -7,6 +7,8 @@ Sans-I/O. What is added to the stock connection, and why:
 * Credit follows consumption. Stock aioquic doubles every window as soon as half of it has arrived, whatever the
   application has taken; here MAX_DATA and MAX_STREAM_DATA move with `consume`, MAX_STREAMS with `release_stream`.
 * A DATAGRAM that does not fit is dropped and counted: stock aioquic would keep it, and everything behind it, for ever.
+* Packets of DATAGRAM frames take turns with packets of streams: stock aioquic sends no stream before the last datagram
+  has left, so whoever sends datagrams without end would silence the rest of the connection.
 * Why a connection is over is told apart (`QuicEnd`): by the peer, by us, by silence, by a stateless reset.
 
 `PRIVATE` names what is touched; `tests/test_engine_quic_pins.py` fails when an upgrade moves any of it.
@@ -39,7 +41,7 @@ from aioquic.quic.packet import (
     pull_quic_header,
     pull_quic_transport_parameters,
 )
-from aioquic.quic.packet_builder import QuicPacketBuilder
+from aioquic.quic.packet_builder import QuicPacketBuilder, QuicPacketBuilderStop
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream as StreamState
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -61,7 +63,7 @@ PRIVATE: dict[str, tuple[str, ...]] = {
         *("_local_max_stream_data_uni", "_serialize_transport_parameters", "_parse_transport_parameters"),
         # DATAGRAM frames.
         *("_datagrams_pending", "_write_datagram_frame", "_remote_max_datagram_frame_size", "_max_datagram_size"),
-        *("_peer_cid", "_peer_cid_available"),
+        *("_peer_cid", "_peer_cid_available", "_streams_queue", "_remote_max_data", "_remote_max_data_used"),
         # Ends.
         *("_close_event", "_close_begin", "_state", "_handshake_complete", "_handshake_confirmed", "_host_cids"),
         *("_is_client", "_version", "_idle_timeout", "_payload_received"),
@@ -79,9 +81,15 @@ PRIVATE: dict[str, tuple[str, ...]] = {
         ),
     ),
     "limit": ("frame_type", "name", "value", "sent", "used"),
-    "stream": ("max_stream_data_local", "max_stream_data_local_sent", "receiver", "sender", "is_blocked"),
-    "receiver": ("highest_offset", "is_finished"),
-    "sender": ("_buffer_start", "_buffer_stop", "_reset_error_code", "is_finished"),
+    "stream": (
+        *("max_stream_data_local", "max_stream_data_local_sent", "max_stream_data_remote", "receiver", "sender"),
+        "is_blocked",
+    ),
+    "receiver": ("highest_offset", "is_finished", "stop_pending"),
+    "sender": (
+        *("_buffer_start", "_buffer_stop", "_reset_error_code", "is_finished", "_pending_eof", "buffer_is_empty"),
+        *("highest_offset", "next_offset", "reset_pending"),
+    ),
 }
 """What is touched beyond the documented API, by the object that has it."""
 
@@ -279,6 +287,8 @@ class EngineQuic(QuicConnection):
         self._hello_version: int | None = None
         self._end: QuicEnd | None = None
         self._stateless_reset = False
+        self._datagrams_in: int | None = None
+        """The packet that the last DATAGRAM frames are in; None where the next ones may go into any."""
         self._consumed = 0
         self._read: dict[int, int] = {}
         self._open_windows(self.windows)
@@ -527,7 +537,28 @@ class EngineQuic(QuicConnection):
             # The peer has changed to a longer connection id since.
             self.dropped += 1
             return True
-        return super()._write_datagram_frame(builder, data, frame_type)
+        if self._datagrams_in not in (None, builder.packet_number) and self._stream_waits():
+            self._datagrams_in = None
+            raise QuicPacketBuilderStop
+        written = super()._write_datagram_frame(builder, data, frame_type)
+        self._datagrams_in = builder.packet_number
+        return written
+
+    def _stream_waits(self) -> bool:
+        """Whether any stream has something that may be sent now."""
+        credit = self._remote_max_data - self._remote_max_data_used
+        for stream in self._streams_queue:
+            sender = stream.sender
+            if stream.receiver.stop_pending or sender.reset_pending:
+                return True
+            if stream.is_blocked or sender.buffer_is_empty:
+                continue
+            limit = min(sender.highest_offset + credit, stream.max_stream_data_remote)
+            if sender.next_offset < min(limit, sender._buffer_stop) or (
+                sender._pending_eof and sender.next_offset == sender._buffer_stop
+            ):
+                return True
+        return False
 
 
 def read_header(datagram: bytes) -> QuicHeader:
