@@ -53,7 +53,7 @@ def test_what_the_engine_announces_to_agents() -> None:
         assert (stock.quic._remote_max_datagram_frame_size or 0) > 1_400
         assert stock.quic._remote_max_streams_bidi >= 1_000
         assert stock.quic._remote_max_streams_uni == 0
-        assert stock.quic._remote_max_idle_timeout >= 30
+        assert (stock.quic._remote_max_idle_timeout or 0) >= 30
 
     on_site(script)
 
@@ -203,7 +203,7 @@ def test_streams_of_which_nobody_reads_hold_up_neither_the_control_channel_nor_o
             upstream = await agent.connect(await agent.asked())
             assert isinstance(upstream, QuicLink)
             await upstream.raw(bytes(65_536))
-            await stuck.until(lambda link=dialer: len(stuck.data.get(link.number, b"")) == 16_384)
+            await filled(dialer, 16_384)
         await agent.link.send(pb.Message(heartbeat=pb.Heartbeat(sequence=1)))
         assert (await agent.link.receive()).heartbeat.acknowledgement == 1
         dialer, upstream = await joined(site, agent, tunnel, "tls")
@@ -213,6 +213,12 @@ def test_streams_of_which_nobody_reads_hold_up_neither_the_control_channel_nor_o
         assert 20 * 8_192 <= ours.unread <= 20 * 16_384
 
     on_site(script, stream_buffer_bytes=16_384, quic_window_bytes=65_536)
+
+
+async def filled(link: Link, octets: int) -> None:
+    """So many octets have come on the stream, and no more."""
+    assert isinstance(link, QuicLink)
+    await link.stock.until(lambda: len(link.stock.data.get(link.number, b"")) == octets)
 
 
 def never_again(stock: Streams) -> None:
@@ -229,10 +235,11 @@ def test_an_agent_that_stops_reading_one_stream_holds_up_its_dialler_only() -> N
         never_again(upstream.stock)
         transport = dialer.writer.transport
         while not transport.get_write_buffer_size():
-            dialer.writer.write(bytes(60_000))
+            dialer.writer.write(bytes(1 << 20))
             await other[0].raw(b"go")
             assert await other[1].data(2) == b"go"
-        assert engines_end(site, agent).backlog <= 4 * 16_384 + 60_000
+        # The relay hands on what one read has given, and waits then.
+        assert engines_end(site, agent).backlog <= 16_384 + 262_144
 
     on_site(script, stream_buffer_bytes=16_384)
 

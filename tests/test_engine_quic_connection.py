@@ -287,7 +287,8 @@ def test_datagrams_without_end_and_streams_take_turns() -> None:
 def test_a_stream_without_credit_does_not_hold_up_datagrams(blocked: str) -> None:
     window = {"max_stream_data" if blocked == "stream" else "max_data": 2_000}
     net = Net("x", windows=Windows(datagrams=100), **window)
-    net.client._write_connection_limits = net.client._write_stream_limits = lambda **_: None  # type: ignore[method-assign]
+    for name in ("_write_connection_limits", "_write_stream_limits"):
+        setattr(net.client, name, lambda **_: None)
     net.connect()
     net.client.send_stream_data(0, b"hello")
     net.settle(10)
