@@ -503,6 +503,23 @@ def test_an_end_on_purpose_takes_the_streams_along(how: str) -> None:
     on_site(script)
 
 
+def test_what_was_sent_before_the_close_of_a_tunnel_still_arrives() -> None:
+    """AGENT-054: all of it, however long it takes to leave, and then an end that is no orderly one on QUIC."""
+
+    async def script(site: Site) -> None:
+        agent = await site.agent()
+        tunnel = await agent.private()
+        dialer, upstream = await joined(site, agent, tunnel)
+        await upstream.raw(b"first")
+        assert await dialer.data(5) == b"first"
+        await upstream.raw(bytes(200_000))
+        await agent.link.send(pb.Message(close_tunnel_req=pb.CloseTunnelReq(tunnel_id=tunnel)))
+        assert len(await dialer.data(200_000)) == 200_000
+        assert await dialer.ended() == b""
+
+    on_site(script)
+
+
 def test_what_is_pending_fails_when_its_tunnel_or_its_agent_goes() -> None:
     async def script(site: Site) -> None:
         agent = await site.agent()

@@ -5,6 +5,7 @@ What the frames on a stream mean is the same as over TLS: `test_engine_agent_lin
 
 from __future__ import annotations
 
+import asyncio
 import random
 
 import pytest
@@ -159,6 +160,32 @@ def test_the_engine_opens_no_stream_and_the_agents_close_is_seen() -> None:
         transport = engines_end(site, agent)
         while len(transport.streams) > 1:
             await stock.ping()
+
+    on_site(script)
+
+
+def test_a_stream_is_cut_behind_what_was_handed_on() -> None:
+    """The tunnel is closed while its dialler acknowledges nothing: what the agent had sent still arrives, and the end
+    shows that there was more to come."""
+
+    async def script(site: Site) -> None:
+        agent = await site.agent()
+        other = await site.quic()
+        await other.connected()
+        tunnel = await agent.private()
+        dialer = await site.dial(tunnel, zero_rtt=True, on=other)
+        upstream = await agent.connect(await agent.asked())
+        await dialer.raw(b"x")
+        assert await upstream.data(1) == b"x"
+        other.silent = True
+        await upstream.raw(b"last words")
+        await agent.link.send(pb.Message(close_tunnel_req=pb.CloseTunnelReq(tunnel_id=tunnel)))
+        assert (await agent.link.receive()).HasField("close_tunnel_rsp")
+        await asyncio.gather(*site.engine.agents.closing._tasks)
+        other.silent = False
+        assert await dialer.data(10) == b"last words"
+        with pytest.raises(ConnectionResetError):
+            await dialer.data(1)
 
     on_site(script)
 

@@ -7,6 +7,7 @@ writes (RFC 9000 section 3). A read grants credit; a write waits while too much 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 CHUNK = 262_144
 """Most octets that one `read` returns (the contract of `ByteStream.read`)."""
+CUT_SECONDS = 5.0
+"""The longest that what is queued may take to be acknowledged before a stream is cut."""
 NO_CODE = 0
 """The code of a direction that ends without a code of its own."""
 
@@ -144,7 +147,7 @@ class QuicStream(ByteStream):
         self._release()
 
     def room(self) -> bool:
-        """Acknowledgements have come: whoever writes looks again. Whether nobody waits any more."""
+        """Acknowledgements have come: whoever waits for some looks again. Whether nobody does any more."""
         if self.backlog < self._transport.high_water:
             self._wake_writers()
         return not self._writers
@@ -189,11 +192,12 @@ class QuicStream(ByteStream):
             raise self.reset_seen
         if self._chunks:
             return self._take()
-        if self._fin or self._abandoned:
+        if self._fin:
             return b""
         if self.broken is not None:
+            # What was aborted has no clean end, not even for us: a relay would hand it on.
             raise self.broken
-        return None
+        return b"" if self._abandoned else None
 
     def _take(self) -> bytes:
         data = self._chunks.popleft()
@@ -250,7 +254,11 @@ class QuicStream(ByteStream):
         if self._ended:
             raise StreamReset("write after the end")
         self._transport.send(self, bytes(data), fin=False)
-        while self.backlog >= self._transport.high_water:
+        await self._below(self._transport.high_water)
+
+    async def _below(self, octets: int) -> None:
+        """Wait until fewer than so many octets wait to be acknowledged."""
+        while self.backlog >= octets:
             waiter = asyncio.get_running_loop().create_future()
             self._writers.append(waiter)
             self._transport.blocked(self)
@@ -284,7 +292,12 @@ class QuicStream(ByteStream):
         self.stop(NO_CODE)
 
     async def cut(self, reason: str) -> None:
-        """See `ByteStream.cut`: a reset is how a stream tells that more was to come; it overtakes what is queued."""
+        """See `ByteStream.cut`: a reset is how a stream tells that more was to come. It would overtake what is queued,
+        so that is to be acknowledged first."""
+        self.stop(NO_CODE)
+        with contextlib.suppress(TimeoutError, StreamReset):
+            async with asyncio.timeout(CUT_SECONDS):
+                await self._below(1)
         self.abort(reason)
 
     def abort(self, reason: str) -> None:
