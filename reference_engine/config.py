@@ -249,6 +249,7 @@ class Settings:
     """All settings of one engine. `Settings()` is the engine as it starts without file and flags."""
 
     listen: Address = _key(Address("127.0.0.1", 9443), ADDRESS, "public TCP listener: agents, tunnels, HTTP API")
+    udp_listen: Address | None = _key(None, _or_off(ADDRESS), "public UDP listener: QUIC tunnels, agents over QUIC")
     http_listen: Address | None = _key(None, _or_off(ADDRESS), "plain HTTP listener that redirects to https")
     metrics_listen: Address | None = _key(None, _or_off(ADDRESS), "plain HTTP listener of the metrics")
     domain: str = _key("edgecase.localhost", DOMAIN, "the engine's own name; tunnels live under t.<domain>")
@@ -281,6 +282,7 @@ class Settings:
     http_response_timeout_ms: int = _ms(30_000, "from the whole request to the upstream's final status line")
     http_half_close_ms: int = _ms(1_000, "without an octet for a client that has ended its direction, in a response")
     upstream_idle_ms: int = _ms(30_000, "pooled upstream HTTP connection")
+    quic_idle_ms: int = _ms(60_000, "QUIC connection without a packet, on both legs; the peer may ask for less")
     drain_ms: int = _ms(5_000, "live streams at shutdown", low=0)
     close_timeout_ms: int = _ms(5_000, "for the peer's end after ours, before the connection is dropped")
 
@@ -289,6 +291,14 @@ class Settings:
     max_tunnels_per_channel: int = _count(1_000, "tunnels of one control channel")
     max_pending_streams_per_channel: int = _count(256, "unanswered ProxyConnReq of one control channel", high=4096)
     max_streams_per_channel: int = _count(10_000, "live data streams of one control channel")
+    quic_retry_above: int = _count(
+        64, "unfinished QUIC handshakes from which on a client must prove its address with Retry", low=0
+    )
+    quic_max_unfinished: int = _count(1_000, "unfinished QUIC handshakes at one time")
+    quic_max_streams: int = _count(
+        128, "open streams of each kind that a client of a QUIC tunnel may have", high=65_536
+    )
+    quic_datagrams: int = _count(256, "waiting DATAGRAM frames of a QUIC connection per direction, more are dropped")
     upstream_max_idle: int = _count(32, "pooled upstream HTTP connections of one tunnel and client address", low=0)
     http_max_header_bytes: int = _octets(65_536, "all fields of one message head", low=256)
     http_max_header_count: int = _count(128, "fields of one message head")
@@ -298,6 +308,7 @@ class Settings:
         65_536, "ClientHello of a public connection, record headers included", low=512
     )
     stream_buffer_bytes: int = _octets(262_144, "unread or unsent octets of one stream per direction", low=1_024)
+    quic_window_bytes: int = _octets(4_194_304, "unread octets of all streams of a QUIC connection", low=1_024)
 
     @property
     def open_mode(self) -> bool:

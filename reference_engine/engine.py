@@ -17,8 +17,10 @@ from reference_engine.config import ConfigError, Settings
 from reference_engine.edge.api import Api
 from reference_engine.edge.listener import PublicListener
 from reference_engine.edge.redirect import RedirectListener
+from reference_engine.edge.udp_listener import UdpListener
 from reference_engine.http.server import HttpTunnels
 from reference_engine.parts import Parts
+from reference_engine.quic.tunnel import QuicTunnels
 from reference_engine.relay.stream import Address
 from reference_engine.tls.certificates import Certificates
 from reference_engine.tls.tunnel import TlsTunnels
@@ -35,17 +37,18 @@ class Ready:
     """Where a started engine is reached; None where there is no listener."""
 
     https: Address
+    udp: Address | None
     http: Address | None
     domain: str
     ca_file: Path | None
     edition: str
 
     def as_json(self) -> dict[str, str | None]:
-        """The ready line: `agent` is the public TCP listener too; there is no UDP listener and none for metrics."""
+        """The ready line: `agent` is the public TCP listener too; there is none for DTLS and none for metrics."""
         return {
             "agent": str(self.https),
             "https": str(self.https),
-            "udp": None,
+            "udp": str(self.udp) if self.udp else None,
             "dtls": None,
             "http": str(self.http) if self.http else None,
             "metrics": None,
@@ -66,7 +69,7 @@ class Engine:
         self.parts = parts if parts is not None else Parts()
         self.log = logging.getLogger("reference_engine")
         self.version = _version()
-        self.udp = False
+        self.udp = settings.udp_listen is not None
         self.draining = asyncio.Event()
         self._own_state = tempfile.TemporaryDirectory(prefix="edgecase-") if settings.state_dir is None else None
         self._leases: dict[str, asyncio.TimerHandle] = {}
@@ -89,9 +92,11 @@ class Engine:
         self.connector = Connector(self)
         self.agents = AgentLink(self)
         self.tls_tunnels = TlsTunnels(self)
+        self.quic_tunnels = QuicTunnels(self)
         self.http = HttpTunnels(self)
         self.api = Api(self)
         self.public = PublicListener(self)
+        self.quic = UdpListener(self) if self.udp else None
         self.redirect = RedirectListener(self) if settings.http_listen is not None else None
 
     def _check_edition(self) -> None:
@@ -103,6 +108,16 @@ class Engine:
             raise ConfigError("metrics_listen: this engine has no metrics listener; allowed: off")
 
     @property
+    def udp_address(self) -> Address | None:
+        """Where the public UDP listener is; None where there is none."""
+        return self._ready.udp if self._ready is not None else self.settings.udp_listen
+
+    def public_port(self, protocol: str | None) -> int:
+        """The port at which tunnels of this protocol are reached."""
+        udp = self.udp_address if protocol == "quic" else None
+        return (udp or self.public_address).port
+
+    @property
     def public_address(self) -> Address:
         """Where the public TCP listener is; known from the start on."""
         return self._ready.https if self._ready is not None else self.settings.listen
@@ -111,14 +126,17 @@ class Engine:
         """Open the listeners. Raises ConfigError (a port that is taken); nothing stays open then."""
         try:
             https = await self.public.start()
+            udp = await self.quic.start() if self.quic is not None else None
             http = await self.redirect.start() if self.redirect is not None else None
         except ConfigError:
+            if self.quic is not None:
+                await self.quic.stop(0)
             await self.public.stop(0)
             self._drop_state()
             raise
         settings = self.settings
-        self._ready = Ready(https, http, settings.domain, self.certificates.ca_file, settings.edition)
-        self.log.info("engine open https=%s http=%s edition=%s", https, http, settings.edition)
+        self._ready = Ready(https, udp, http, settings.domain, self.certificates.ca_file, settings.edition)
+        self.log.info("engine open https=%s udp=%s http=%s edition=%s", https, udp, http, settings.edition)
         return self._ready
 
     async def stop(self, grace: float | None = None) -> None:
@@ -132,6 +150,8 @@ class Engine:
         self.log.info("engine closing")
         if self.redirect is not None:
             await self.redirect.stop()
+        if self.quic is not None:
+            self.quic.refuse_new()
         listener = asyncio.create_task(self.public.stop(deadline - loop.time()))
         self.http.drain()
         with contextlib.suppress(TimeoutError):
@@ -140,6 +160,8 @@ class Engine:
                     await tunnel.sessions.emptied()
         await self.http.close()
         await self.agents.stop()
+        if self.quic is not None:
+            await self.quic.stop(deadline - loop.time())
         # Connections whose last octets are still on their way end by themselves, or at the deadline.
         await listener
         for handle in self._leases.values():

@@ -1,4 +1,5 @@
-"""A scripted agent for the tests of the agent link: frame by frame over real TLS, against an engine in this process."""
+"""A scripted agent for the tests of the agent link: frame by frame over real TLS or QUIC, against an engine in this
+process."""
 
 from __future__ import annotations
 
@@ -10,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from aioquic.quic import events
+from aioquic.quic.connection import QuicConnection
+
 from fixtures.agent import edgecase_agent_pb2 as pb
 from reference_engine.agent.framing import FrameReader, encode
 from reference_engine.config import Settings
@@ -17,6 +21,7 @@ from reference_engine.engine import Engine, running
 from reference_engine.parts import Parts
 from reference_engine.relay.stream import Address
 from reference_engine.tunnel.registry import Change
+from tests.engine_quic_support import Stock, client_configuration, udp_client
 
 DEADLINE = 10.0
 DOMAIN = "edge.test"
@@ -89,15 +94,111 @@ class Link:
             await self.writer.wait_closed()
 
 
+class Streams(Stock):
+    """A stock QUIC connection to the engine whose streams are read as those of asyncio are."""
+
+    def __init__(self, quic: QuicConnection, send: Callable[[bytes, Any], None]) -> None:
+        super().__init__(quic, send)
+        self.readers: dict[int, asyncio.StreamReader] = {}
+
+    def _note(self, event: events.QuicEvent) -> None:
+        super()._note(event)
+        match event:
+            case events.StreamDataReceived():
+                self.readers[event.stream_id].feed_data(event.data)
+                if event.end_stream:
+                    self.readers[event.stream_id].feed_eof()
+            case events.StreamReset():
+                self.readers[event.stream_id].set_exception(ConnectionResetError(event.error_code))
+            case events.ConnectionTerminated():
+                for reader in self.readers.values():
+                    reader.set_exception(ConnectionResetError(event.reason_phrase))
+
+    def link(self) -> QuicLink:
+        """A new stream; the engine knows nothing of it before something is sent."""
+        number = 4 * len(self.readers)
+        self.readers[number] = asyncio.StreamReader()
+        return QuicLink(self, number)
+
+
+class QuicLink(Link):
+    """One stream of a QUIC connection to the engine."""
+
+    def __init__(self, stock: Streams, number: int) -> None:
+        self.stock = stock
+        self.number = number
+        self.reader = stock.readers[number]
+        self.frames = FrameReader()
+        self._over = False
+
+    async def raw(self, octets: bytes) -> None:
+        self.stock.write(self.number, octets)
+
+    async def half_close(self) -> None:
+        """FIN."""
+        self._over = True
+        self.stock.write(self.number, b"", end=True)
+
+    def pause(self) -> None:
+        """The connection takes nothing in any more."""
+        self.stock.silent = True
+
+    def cut(self) -> None:
+        """RESET_STREAM, and STOP_SENDING."""
+        if not self._over and self.stock.over is None and self.number in self.stock.quic._streams:
+            self.stock.stop(self.number, 0)
+            self.stock.reset(self.number, 0)
+        self._over = True
+
+    async def close(self) -> None:
+        """FIN, and STOP_SENDING."""
+        if not self._over and self.stock.over is None:
+            self.stock.write(self.number, b"", end=True)
+            with contextlib.suppress(ValueError):
+                self.stock.stop(self.number, 0)
+        self._over = True
+
+
+TRANSPORT = "tls"
+"""What a `Site` makes its links of: `tls` or `quic`; tests that are about both set it for their time."""
+
+
 @dataclass
 class Site:
     """A running engine, and connections to it that are closed with it."""
 
     engine: Engine
     address: Address
+    udp: Address | None = None
+    stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
     links: list[Link] = field(default_factory=list)
+    stock: Streams | None = None
 
-    async def link(self, *, certificate: tuple[Path, Path] | None = None) -> Link:
+    async def quic(self, **options: Any) -> Streams:
+        """A QUIC connection of its own, as an agent makes it."""
+        assert self.udp is not None
+        certificate = options.pop("certificate", None)
+        alpns = options.pop("alpns", ("rstrm/1",))
+        # A packet of an inner connection, 1,200 octets, has to fit with its channel id (agent protocol section 2.5).
+        options.setdefault("max_datagram_size", 1_350)
+        configuration = client_configuration(options.pop("name", DOMAIN), *alpns, **options)
+        if certificate is not None:
+            configuration.load_cert_chain(*certificate)
+        stock = await self.stack.enter_async_context(udp_client(self.udp, configuration, make=Streams))
+        assert isinstance(stock, Streams)
+        return stock
+
+    async def link(self, *, certificate: tuple[Path, Path] | None = None, transport: str | None = None) -> Link:
+        """A connection of the agent protocol. On QUIC they are streams of one connection per credential."""
+        if (transport or TRANSPORT) == "quic":
+            if certificate is not None:
+                return (await self.quic(certificate=certificate)).link()
+            if self.stock is None or self.stock.silent:
+                self.stock = await self.quic()
+                await self.stock.connected()
+            link: Link = self.stock.link()
+            self.links.append(link)
+            return link
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(self.engine.certificates.ca_file)
         context.set_alpn_protocols(["rstrm/1"])
@@ -127,10 +228,23 @@ class Site:
         assert await link.ended() == b""
         return answer.error
 
-    async def dial(self, key: str, *, zero_rtt: bool = False, token: str | None = None, glued: bytes = b"") -> Link:
-        link = await self.link()
+    async def dial(
+        self,
+        key: str,
+        *,
+        zero_rtt: bool = False,
+        token: str | None = None,
+        glued: bytes = b"",
+        channel: bool = False,
+        on: Streams | None = None,
+        transport: str | None = None,
+    ) -> Link:
+        """Ask for a tunnel, or for a datagram `channel` of it, on a connection of its own or a stream of `on`."""
+        link: Link = on.link() if on is not None else await self.link(transport=transport)
         request = pb.StreamReq(tunnel_id_name=key, client_details=details(token))
         request.zero_rtt.value = zero_rtt
+        if channel:
+            request.datagram_channel.value = True
         await link.send(pb.Message(stream_req=request), glued)
         return link
 
@@ -180,6 +294,10 @@ class Agent:
         await link.send(pb.Message(proxy_req=answer), glued)
         return link
 
+    async def accept(self, request: pb.ProxyConnReq) -> None:
+        """A ProxyConnRsp without an error."""
+        await self.link.send(pb.Message(proxy_conn_rsp=pb.ProxyConnRsp(stream_id=request.stream_id)))
+
     async def refuse(self, stream_id: str, text: str = "busy") -> None:
         """A ProxyConnRsp with an error."""
         answer = pb.ProxyConnRsp(stream_id=stream_id)
@@ -214,13 +332,17 @@ class Sites:
     """`async with Sites(**settings) as site`: an engine on loopback, and everything closed behind it."""
 
     def __init__(self, parts: Parts | None = None, **settings: Any) -> None:
-        self._settings = Settings(listen=Address("127.0.0.1", 0), domain=DOMAIN, **settings)
+        loopback = Address("127.0.0.1", 0)
+        if TRANSPORT == "quic":
+            settings = {"udp_listen": loopback, **settings}
+        self._settings = Settings(listen=loopback, domain=DOMAIN, **settings)
         self._parts = parts
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Site:
         engine, ready = await self._stack.enter_async_context(running(self._settings, self._parts))
-        self._site = Site(engine, ready.https)
+        self._site = Site(engine, ready.https, ready.udp)
+        await self._stack.enter_async_context(self._site.stack)
         return self._site
 
     async def __aexit__(self, *problem: object) -> None:

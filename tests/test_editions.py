@@ -36,8 +36,8 @@ ROW_OF = {
     "project.tls-min-version": "project_tls_min_version",
 }
 """The suite's name of a feature to the engine's row."""
-ONLY_HERE = {"webtty"}
-"""Rows of the engine for which the suite has no promise: the documents name the protocol, and no edition."""
+ONLY_HERE = {"webtty", "private datagram with upstream_tls"}
+"""Rows of the engine for which the suite has no promise: the documents name the thing, and no edition."""
 NO_GATE = ("tls.alpn", "tls.min-version", "tls.ciphers")
 """Promised to every edition; the engine has nothing to gate there."""
 

@@ -22,6 +22,8 @@ class Desk:
     def __init__(self) -> None:
         self.closed: list[str] = []
         self.refused: list[tuple[str, int, str]] = []
+        self.accepted: list[str] = []
+        self.ended: list[str] = []
         self.count = 0
         self.tunnels: dict[str, Tunnel] = {}
 
@@ -39,6 +41,12 @@ class Desk:
     def close_tunnel(self, tunnel: Tunnel) -> None:
         self.closed.append(tunnel.id)
         del self.tunnels[tunnel.id]
+
+    def stream_accepted(self, stream_id: str) -> None:
+        self.accepted.append(stream_id)
+
+    def channel_closed(self, stream_id: str) -> None:
+        self.ended.append(stream_id)
 
     def stream_refused(self, stream_id: str, code: int, message: str) -> None:
         self.refused.append((stream_id, code, message))

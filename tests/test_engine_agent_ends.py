@@ -10,6 +10,8 @@ from fixtures.agent import edgecase_agent_pb2 as pb
 from reference_engine.tunnel.model import Tunnel
 from tests.engine_agent_support import DOMAIN, Agent, Link, Site, Watch, on_site
 
+pytestmark = pytest.mark.usefixtures("agent_transport")
+
 
 async def joined(site: Site, agent: Agent, key: str) -> tuple[Link, Link]:
     """A dialled stream and its agent leg, both silent (zero_rtt)."""
@@ -24,6 +26,8 @@ def test_a_lost_channel_keeps_streams_and_takes_no_new_ones() -> None:
         agent = await site.agent()
         tunnel = await agent.private()
         dialer, upstream = await joined(site, agent, tunnel)
+        await dialer.raw(b"0")
+        assert await upstream.data(1) == b"0"
         with Watch(site.engine) as watch:
             agent.link.cut()
             await watch.until("tunnel", "updated")
@@ -62,6 +66,23 @@ def test_an_end_on_purpose_takes_the_streams_along(how: str) -> None:
         assert await dialer.ended() == b""
         assert await upstream.ended() == b""
         assert site.engine.registry.tunnels() == ()
+
+    on_site(script)
+
+
+def test_what_was_sent_before_the_close_of_a_tunnel_still_arrives() -> None:
+    """AGENT-054: all of it, however long it takes to leave, and then an end that is no orderly one on QUIC."""
+
+    async def script(site: Site) -> None:
+        agent = await site.agent()
+        tunnel = await agent.private()
+        dialer, upstream = await joined(site, agent, tunnel)
+        await upstream.raw(b"first")
+        assert await dialer.data(5) == b"first"
+        await upstream.raw(bytes(200_000))
+        await agent.link.send(pb.Message(close_tunnel_req=pb.CloseTunnelReq(tunnel_id=tunnel)))
+        assert len(await dialer.data(200_000)) == 200_000
+        assert await dialer.ended() == b""
 
     on_site(script)
 

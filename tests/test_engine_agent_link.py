@@ -17,6 +17,8 @@ from fixtures.agent import edgecase_agent_pb2 as pb
 from reference_engine.config import PERMISSION_STREAMS, PERMISSION_TUNNELS, CertificateGrant, TokenGrant
 from tests.engine_agent_support import DOMAIN, Site, on_site, opening
 
+pytestmark = pytest.mark.usefixtures("agent_transport")
+
 # -- first frames ------------------------------------------------------------------------------------------------------
 
 
@@ -171,7 +173,7 @@ def test_community_takes_a_bare_label() -> None:
     ("properties", "code", "words"),
     [
         ({"protocol": "quic", "upstream_tls": False}, 2000, "upstream_tls: "),
-        ({"protocol": "quic"}, 5000, "protocol: quic needs the UDP listener"),
+        ({"publish": False, "type": "datagram", "upstream_tls": True}, 5000, "upstream_tls: "),
         ({"protocol": "tls", "hostname": "x.example"}, 2000, "hostname: "),
         ({"protocol": "tls", "tls_ciphers": ["TLS_NOT_A_SUITE"]}, 2000, "tls_ciphers: the edge does not have"),
     ],

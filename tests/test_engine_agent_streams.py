@@ -13,6 +13,8 @@ from reference_engine.config import TokenGrant
 from tests.engine_agent_support import DOMAIN, Site, on_site
 from tests.engine_tls_support import Client, trusting
 
+pytestmark = pytest.mark.usefixtures("agent_transport")
+
 
 @pytest.mark.parametrize("by_name", [False, True])
 @pytest.mark.parametrize("zero_rtt", [False, True])

@@ -274,8 +274,10 @@ def test_the_reason_says_which_gate_it_was() -> None:
 
 def test_private_datagrams() -> None:
     assert gate("community", publish=False, type="datagram") is not None
-    refusal = gate("pro", publish=False, type="datagram")
+    assert gate("pro", publish=False, type="datagram") is None
+    refusal = gate("pro", publish=False, type="datagram", upstream_tls=True)
     assert refusal is not None
+    assert "upstream_tls" in refusal.message
     assert "not built" in refusal.message
 
 

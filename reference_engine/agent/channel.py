@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fixtures.agent import edgecase_agent_pb2 as pb
 from reference_engine.agent.connector import Line
 from reference_engine.agent.control import Action, ControlChannel, Send
+from reference_engine.agent.direct import ChannelTable
 from reference_engine.agent.framing import FrameError, FrameReader
 from reference_engine.agent.rules import Liveness
 from reference_engine.relay.stream import ByteStream, StreamReset
@@ -30,7 +31,14 @@ class Channel:
     """One open control channel, from its ok to its end."""
 
     def __init__(
-        self, engine: Engine, stream: ByteStream, frames: FrameReader, client: Client, liveness: Liveness | None
+        self,
+        engine: Engine,
+        stream: ByteStream,
+        frames: FrameReader,
+        client: Client,
+        liveness: Liveness | None,
+        *,
+        channels: ChannelTable | None = None,
     ) -> None:
         self._engine = engine
         self._stream = stream
@@ -39,7 +47,7 @@ class Channel:
         self._liveness = liveness
         self._loop = asyncio.get_running_loop()
         self._core = ControlChannel(self, engine.parts.agent, liveness, self._loop.time())
-        self._line = Line(client.id, self.send)
+        self._line = Line(client.id, self.send, channels)
         self._timer: asyncio.TimerHandle | None = None
         self._unsent = 0
         self._ended = False
@@ -183,6 +191,14 @@ class Channel:
             self._engine.agents.closing.close(tunnel, cause=cause)
         self._engine.log.info("tunnel closed id=%s client=%s", tunnel.id, self._client.id)
 
+    def stream_accepted(self, stream_id: str) -> None:
+        """Only streams of this channel's own agent."""
+        self._engine.connector.accepted(self._line, stream_id)
+
+    def channel_closed(self, stream_id: str) -> None:
+        """Only flows of this channel's own agent."""
+        self._engine.connector.closed(self._line, stream_id)
+
     def stream_refused(self, stream_id: str, code: int, message: str) -> None:
         """Only streams of this channel's own agent."""
         self._engine.log.info("stream refused client=%s code=%d reason=%r", self._client.id, code, message[:200])
@@ -221,7 +237,7 @@ class Channel:
         name = engine.parts.tunnel.hostname(properties.hostname, zone=settings.zone, project=project)
         if isinstance(name, Refusal):
             return name
-        port, host = engine.parts.tunnel.address(name, engine.public_address.port)
+        port, host = engine.parts.tunnel.address(name, engine.public_port(properties.protocol))
         return dataclasses.replace(properties, hostname=name, port=port, host=host)
 
     def _names_are_free(self, properties: TunnelProperties) -> Refusal | None:

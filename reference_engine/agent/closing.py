@@ -65,3 +65,5 @@ class Closing:
         end_sessions(tunnel, "tunnel closed")
         for stream in self._engine.connector.streams_of(tunnel):
             stream.abort("tunnel closed")
+        for flow in self._engine.connector.flows_of(tunnel):
+            flow.abort("tunnel closed")

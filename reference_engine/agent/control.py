@@ -46,6 +46,12 @@ class Desk(Protocol):
     def close_tunnel(self, tunnel: Tunnel) -> None:
         """End it on purpose: sessions too."""
 
+    def stream_accepted(self, stream_id: str) -> None:
+        """The agent carries this stream (section 4.6)."""
+
+    def channel_closed(self, stream_id: str) -> None:
+        """The agent has ended the datagram channel of this stream (section 4.6)."""
+
     def stream_refused(self, stream_id: str, code: int, message: str) -> None:
         """The agent will not carry this stream (section 4.5)."""
 
@@ -102,6 +108,8 @@ class ControlChannel:
                 return self._close_tunnel(message.close_tunnel_req.tunnel_id)
             case "proxy_conn_rsp":
                 return self._proxy_conn_rsp(message.proxy_conn_rsp)
+            case "datagram_channel_close":
+                self._desk.channel_closed(message.datagram_channel_close.stream_id)
             case "heartbeat":
                 return self._heartbeat(message.heartbeat.sequence)
             case "close_control_channel_req":
@@ -152,6 +160,8 @@ class ControlChannel:
     def _proxy_conn_rsp(self, answer: pb.ProxyConnRsp) -> list[Action]:
         if self._rules.is_refusal(answer):
             self._desk.stream_refused(answer.stream_id, int(answer.error.code), answer.error.message.value)
+        else:
+            self._desk.stream_accepted(answer.stream_id)
         return []
 
     def _heartbeat(self, sequence: int) -> list[Action]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from reference_engine.relay.stream import ByteStream
 
@@ -42,7 +42,10 @@ class DataStream(ByteStream):
 
     def read_now(self) -> bytes | None:
         """The glued bytes first."""
-        return self._head.pop(0) if self._head else self._inner.read_now()
+        data = self._head.pop(0) if self._head else self._inner.read_now()
+        self.waiting = not data
+        self.received += len(data or b"")
+        return data
 
     def on_arrival(self, arrived: Callable[[], None] | None) -> None:
         """As the inner stream."""
@@ -94,8 +97,18 @@ class DataStream(ByteStream):
             on_end()
 
 
-async def while_there(opening: Coroutine[Any, Any, ByteStream], peer: DataStream) -> ByteStream:
-    """The stream that `opening` gives, unless `peer`, who waits for it, goes away: nobody is kept busy for somebody who
+class Leg(Protocol):
+    """What stands towards an agent: a stream or a datagram channel."""
+
+    def abort(self, reason: str) -> None:
+        """Drop it at once."""
+
+
+L = TypeVar("L", bound=Leg)
+
+
+async def while_there(opening: Coroutine[Any, Any, L], peer: DataStream) -> L:
+    """The leg that `opening` gives, unless `peer`, who waits for it, goes away: nobody is kept busy for somebody who
     has left (AGENT-072).
 
     Raises what `opening` raises, and StreamReset when the peer is gone.

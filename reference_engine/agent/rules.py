@@ -299,13 +299,9 @@ class AgentRules:
             return tunnel
         return names.by_name(key, project)
 
-    def dialled(self, *, found: bool, datagram_channel: bool) -> Refusal | None:
-        """Whether a StreamReq can be served; datagram channels exist on QUIC links only."""
-        if not found:
-            return Refusal(TUNNEL_NOT_FOUND, "tunnel_id_name", "tunnel not found")
-        if datagram_channel:
-            return Refusal(INVALID_STREAM, "datagram_channel", "datagram_channel: not on this link")
-        return None
+    def dialled(self, *, found: bool) -> Refusal | None:
+        """Whether a StreamReq names a tunnel; whether it fits the tunnel's kind is `DatagramRules.dialled`."""
+        return None if found else Refusal(TUNNEL_NOT_FOUND, "tunnel_id_name", "tunnel not found")
 
     def upstream_refusal(self, kind: str, message: str) -> Refusal:
         """What a dialer is told when the agent leg did not come about."""

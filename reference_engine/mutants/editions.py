@@ -21,7 +21,6 @@ GIVEN: dict[str, tuple[str, ...]] = {
     "rstream_auth": ("ED-012", "EDGE-007"),
     "challenge_mode": ("ED-012", "EDGE-007"),
     "mtls_auth": ("ED-012", "ED-014", "EDGE-007"),
-    "private datagram": ("EDGE-007",),
 }
 """Feature, as the engine names it, to the rows that should notice when it is given in silence."""
 

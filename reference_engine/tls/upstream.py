@@ -66,9 +66,11 @@ class UpstreamTls:
         """What forbids any data on this connection, or None."""
         if not self._engine.parts.tls.upstream_alpn_fits(alpns, tls.alpn):
             return f"the upstream selected {tls.alpn!r}, which was not offered"
-        if self._store is not None:
-            return verify_chain(tls.peer_chain, server_name, self._store)
-        return None
+        return self.judge_chain(tls.peer_chain, server_name)
+
+    def judge_chain(self, chain: Sequence[bytes], server_name: str) -> str | None:
+        """Why an upstream's chain (DER, leaf first) is refused, or None: always without upstream_verify (TLS-009)."""
+        return verify_chain(chain, server_name, self._store) if self._store is not None else None
 
 
 def load_store(file: Path | None) -> Store:

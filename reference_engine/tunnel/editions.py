@@ -33,11 +33,12 @@ FEATURES: dict[str, Feature] = {
     "h2c": Feature(ALL, built=False, requirement="ED-001"),
     "h3": Feature(UPPER, needs_udp=True, built=False, requirement="ED-006"),
     "dtls": Feature(UPPER, needs_udp=True, built=False, requirement="ED-004"),
-    "quic": Feature(UPPER, needs_udp=True, built=False, requirement="ED-005"),
+    "quic": Feature(UPPER, needs_udp=True, requirement="ED-005"),
     "tcp": Feature(UPPER, built=False, requirement="TCP-001"),
     "webtty": Feature(MANAGED, built=False, requirement="EDGE-007"),
     "private bytestream": Feature(ALL, requirement="PRIV-006"),
-    "private datagram": Feature(UPPER, built=False, requirement="ED-013"),
+    "private datagram": Feature(UPPER, requirement="ED-013"),
+    "private datagram with upstream_tls": Feature(UPPER, built=False, requirement="EDGE-007"),
     "token_auth": Feature(MANAGED, built=False, requirement="ED-014"),
     "rstream_auth": Feature(MANAGED, built=False, requirement="ED-012"),
     "challenge_mode": Feature(MANAGED, built=False, requirement="ED-012"),
@@ -67,6 +68,8 @@ class EditionRules:
                 yield properties.http_version, "http_version"
         else:
             yield f"private {properties.type}", "type"
+            if properties.type == "datagram" and properties.upstream_tls:
+                yield "private datagram with upstream_tls", "upstream_tls"
             if properties.protocol == "webtty":
                 yield "webtty", "protocol"
         for name in FLAGS:
