@@ -230,7 +230,6 @@ def gate(edition: str, *, udp: bool = False, **wanted: Any) -> Refusal | None:
 @pytest.mark.parametrize(
     ("wanted", "name"),
     [
-        ({"protocol": "quic"}, "protocol"),
         ({"protocol": "dtls"}, "protocol"),
         ({"protocol": "tcp"}, "protocol"),
         ({"protocol": "webtty"}, "protocol"),
@@ -262,14 +261,15 @@ def test_what_every_edition_has(edition: str) -> None:
 
 
 def test_the_reason_says_which_gate_it_was() -> None:
-    def words(edition: str, udp: bool) -> str:
-        refusal = gate(edition, udp=udp, protocol="quic")
+    def words(edition: str, udp: bool, protocol: str = "quic") -> str:
+        refusal = gate(edition, udp=udp, protocol=protocol)
         assert refusal is not None
         return refusal.message
 
     assert "not part of the community edition" in words("community", False)
     assert "needs the UDP listener" in words("pro", False)
-    assert "not built into this engine" in words("pro", True)
+    assert "not built into this engine" in words("pro", True, "dtls")
+    assert gate("pro", udp=True, protocol="quic") is None
 
 
 def test_private_datagrams() -> None:
