@@ -14,7 +14,7 @@ Address = tuple[str, int]
 
 class TapStream:
     """One connection as its link tells it: octets in the order in which its socket took and gave them, and its ends.
-    This one forgets everything."""
+    Of a flow of datagrams each `sent` and each `got` is one packet. This one forgets everything."""
 
     def label(self, name: str) -> None:
         """The connection's name in the transcript."""
@@ -37,6 +37,10 @@ class TapStream:
     def got_reset(self) -> None:
         """The other side reset the connection."""
 
+    def moved(self, local: Address) -> TapStream:
+        """The flow of datagrams goes on from another address of ours: who is told of it from here on."""
+        return self
+
 
 class Tap:
     """Takes what links and TLS peers tell. This one forgets everything."""
@@ -52,6 +56,14 @@ class Tap:
 
     def carried(self, inside: Address, *, dialed: bool) -> TapStream:
         """A stream inside the agent's connection from `inside`, without the agent's own TLS and its first frame."""
+        return SILENT
+
+    def datagrams(self, leg: str, local: Address, remote: Address, *, dialed: bool) -> TapStream:
+        """A UDP flow begins on `leg`; `dialed` says that we began it."""
+        return SILENT
+
+    def carried_datagrams(self, inside: Address, *, dialed: bool) -> TapStream:
+        """As `carried`, for datagrams."""
         return SILENT
 
     def secrets(self, lines: Sequence[str]) -> None:
