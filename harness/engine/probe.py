@@ -12,15 +12,22 @@ import ssl
 
 from harness.engine.driver import Endpoint, UpstreamQueue
 from harness.link.stream import LinkReset
+from harness.link.udp import connect_udp
 from harness.model.spec import TunnelSpec
 
 HANDSHAKE_RECORD = b"\x16\x03"
 ENOUGH = 4096
+UDP_SECONDS = 0.5
+"""How long an answer over UDP is awaited: its absence is no finding, but a refusal on this machine comes at once."""
+UNKNOWN_VERSION = bytes.fromhex("c0 1a2a3a4a 08 0001020304050607 08 08090a0b0c0d0e0f") + bytes(1200 - 23)
+"""A QUIC packet of a reserved version with two connection ids (RFC 8999 section 5.1, RFC 9000 sections 6.3, 14.1)."""
 
 
 async def reachable(endpoint: Endpoint, seconds: float) -> str | None:
-    """Why nobody answers TCP at the endpoint, or `None`."""
+    """Why nobody answers TCP at the endpoint, or why nobody can be there where it is reached over UDP, or `None`."""
     where = f"{endpoint.address}:{endpoint.port}"
+    if endpoint.transport == "udp":
+        return await _refused(endpoint, where, min(seconds, UDP_SECONDS))
     try:
         async with asyncio.timeout(seconds):
             _, writer = await asyncio.open_connection(endpoint.address, endpoint.port)
@@ -29,6 +36,26 @@ async def reachable(endpoint: Endpoint, seconds: float) -> str | None:
     except (OSError, ValueError) as error:
         return f"{where}: {getattr(error, 'strerror', None) or error}"
     writer.transport.abort()
+    return None
+
+
+async def _refused(endpoint: Endpoint, where: str, seconds: float) -> str | None:
+    """Why nobody is at a UDP endpoint, or `None`: silence tells nothing, a refusal (ICMP) does. What is sent asks for
+    a version that no QUIC server has, which most of them answer."""
+    try:
+        link = await connect_udp(endpoint.address, endpoint.port)
+    except OSError as error:
+        return f"{where}: {error.strerror or error}"
+    try:
+        async with asyncio.timeout(seconds):
+            link.send(UNKNOWN_VERSION)
+            await link.receive()
+    except TimeoutError:
+        return None
+    except LinkReset as refusal:
+        return f"{where}: {refusal.reason}"
+    finally:
+        link.abort()
     return None
 
 
@@ -45,7 +72,7 @@ async def carries(endpoint: Endpoint, spec: TunnelSpec, queue: UpstreamQueue, se
         talking.cancel()
         (told,) = await asyncio.gather(talking, return_exceptions=True)
         for incoming in queue.drain():
-            incoming.link.abort()
+            incoming.flow.abort()
     if seen is None:
         return f"nothing came to the upstream within {seconds:g} s{f' ({told})' if isinstance(told, OSError) else ''}"
     return seen or None
@@ -64,7 +91,7 @@ async def _until_seen(queue: UpstreamQueue, spec: TunnelSpec, nonce: bytes) -> s
     except LinkReset:
         pass
     finally:
-        incoming.link.abort()
+        incoming.flow.abort()
     if _recognised(data, spec, nonce):
         return ""
     return f"the upstream got {data[:40]!r} and not what the client sent"

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from harness.errors import NotSupported
 from harness.link import tap
 from harness.link.stream import End, EndKind, Link, LinkReset
 from harness.link.tcp import TcpLink
@@ -73,7 +74,8 @@ class EngineAccess:
     """How an agent reaches an engine and proves who it is.
 
     `server_name` is sent as SNI and checked; `None` sends none and leaves the name unchecked. `ca_file` is the only
-    trust when it is set, `insecure` trusts anybody. `certificate` is (PEM chain, PEM key).
+    trust when it is set, `insecure` trusts anybody. `certificate` is (PEM chain, PEM key). `transport` is `tls` or
+    `quic`; `udp` is where QUIC is spoken, unless that is at the same address and port.
     """
 
     address: str
@@ -83,11 +85,15 @@ class EngineAccess:
     insecure: bool = False
     token: str | None = field(default=None, repr=False)
     certificate: tuple[str, str] | None = None
+    transport: str = "tls"
+    udp: tuple[str, int] | None = None
 
     async def connect(
         self, *, alpn: Sequence[str] | None = None, first: bytes = b"", address: tuple[str, int] | None = None
     ) -> AgentLink:
         """Open one link; `first` leaves in the same write as our Finished. `address` is another engine's."""
+        if self.transport != "tls":
+            raise NotSupported(f"setting agent.transport={self.transport}")
         host, port = address or (self.address, self.port)
         return await connect_agent(
             host,
@@ -142,6 +148,18 @@ class _Tcp(TcpLink):
             self._paused = False
             self._transport.resume_reading()
         return data
+
+    @property
+    def unsent(self) -> int:
+        """Octets that the socket has not taken yet."""
+        return 0 if self._gone else self._transport.get_write_buffer_size()
+
+    def send_now(self, data: bytes) -> None:
+        """Write without waiting for the send buffer. Raises `LinkReset` when the connection is gone."""
+        if self._gone:
+            raise LinkReset(str(self._lost or "connection closed"))
+        self.tap.sent(data)
+        self._transport.write(data)
 
     def let_go(self) -> None:
         """Send FIN and close as soon as the other side's is here."""
@@ -242,6 +260,22 @@ class AgentLink(Link):
             except ssl.SSLError as error:
                 self._fail(error)
             await self._flush()
+
+    @property
+    def unsent(self) -> int:
+        """Octets, encrypted, that the socket has not taken yet."""
+        return self._tcp.unsent
+
+    def send_now(self, data: bytes) -> None:
+        """As `send`, without waiting: whoever calls looks at `unsent`, and does not `send` at the same time."""
+        if self._ended_ours:
+            raise LinkReset("our direction was ended before")
+        self._carried.sent(data)
+        try:
+            self._tls.write(data)
+        except ssl.SSLError as error:
+            self._fail(error)
+        self._tcp.send_now(self._out.read())
 
     async def receive(self, limit: int = 65536) -> bytes:
         """The next octets, `b""` at the engine's close_notify. Raises `LinkReset`, also for a FIN without it."""

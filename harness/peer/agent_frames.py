@@ -10,6 +10,7 @@ from harness.errors import PeerMismatch
 from harness.evidence.transcript import AGENT, Channel, Transcript
 from harness.link.agent import AgentLink, EngineAccess
 from harness.link.deadline import deadline
+from harness.link.framed import FramedLink
 from harness.link.stream import LinkReset
 from harness.wire import agent as wire
 
@@ -102,6 +103,11 @@ class Frames:
         self.link.push_back(self._reader.rest())
         self.link.carry(dialed=dialed)
         return self.link
+
+    def hand_over_packets(self) -> FramedLink:
+        """The link as a datagram channel whose packets are framed on it."""
+        self.link.push_back(self._reader.rest())
+        return FramedLink(self.link)
 
 
 class Opener:

@@ -11,6 +11,7 @@ from harness.errors import PeerMismatch
 from harness.evidence.transcript import Transcript
 from harness.link.agent import AgentLink, EngineAccess
 from harness.link.deadline import deadline
+from harness.link.framed import FramedLink
 from harness.link.stream import End, EndKind, LinkReset
 from harness.model.spec import TunnelSpec
 from harness.peer.agent_frames import Frames, Opener, read_reply
@@ -256,6 +257,23 @@ class ScriptedAgent:
             await self.proxy_conn_rsp(stream_id or request.stream_id)
         return frames.hand_over()
 
+    async def answer_packets(
+        self,
+        request: pb.ProxyConnReq,
+        *,
+        secret: str | None = KEEP,
+        stream_id: str | None = None,
+        zero_rtt: bool | None = True,
+        glued: bytes = b"",
+        confirm: bool = True,
+    ) -> FramedLink:
+        """As `answer_proxy`, for a datagram tunnel: its packets, framed on the stream. The link can also send what is
+        no packet (`send_frame`, `send_octets`)."""
+        link = await self.answer_proxy(
+            request, secret=secret, stream_id=stream_id, zero_rtt=zero_rtt, glued=glued, confirm=confirm
+        )
+        return FramedLink(link)
+
     async def rejected_proxy(
         self, request: pb.ProxyConnReq, *, secret: str | None = KEEP, stream_id: str | None = None
     ) -> pb.Error:
@@ -284,6 +302,12 @@ class ScriptedAgent:
             if not reply.stream_id:
                 raise PeerMismatch("stream_rsp with a stream id", wire.describe_error(reply.error))
         return frames.hand_over(dialed=True)
+
+    async def dial_packets(
+        self, tunnel: str, *, zero_rtt: bool | None = True, token: str | None = KEEP, glued: bytes = b""
+    ) -> FramedLink:
+        """As `dial`, for a datagram tunnel."""
+        return FramedLink(await self.dial(tunnel, zero_rtt=zero_rtt, token=token, glued=glued))
 
     async def rejected_dial(self, tunnel: str, *, token: str | None = KEEP) -> pb.Error:
         """Dial with zero_rtt false and give the error of the engine's StreamRsp."""
