@@ -99,12 +99,12 @@ class QuicOptions:
         unknown = sorted(set(keywords) - ours - theirs)
         if unknown:
             raise QuicUsageError(f"{', '.join(unknown)}: no option of a QUIC {cls.ROLE}")
-        tls: Any = dataclasses.replace(
+        mine = {name: value for name, value in keywords.items() if name in ours}
+        mine["tls"] = dataclasses.replace(
             keywords.get("tls", tls_type()),
             **{name: value for name, value in keywords.items() if name in theirs},
         )
-        mine = {name: value for name, value in keywords.items() if name in ours and name != "tls"}
-        return cls(**mine, tls=tls)
+        return cls(**mine)
 
     TLS: ClassVar[type[Any]] = TlsClientOptions
     ROLE: ClassVar[str] = "peer"
