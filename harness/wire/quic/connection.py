@@ -140,11 +140,13 @@ class QuicConnection(Receiving, Sending):
 
     def _probe(self) -> None:
         """Probe timeout: say the oldest things again, whatever the window says (RFC 9002 section 6.2.4)."""
+        # Before the count goes up, which doubles the period that they wait for.
+        probed = self._probed_spaces()
         self.recovery.pto_count += 1
         if self.recovery.pto_count > self.options.pto_limit:
             self._end_idle(f"no acknowledgment after {self.options.pto_limit} probes")
             return
-        for when, space in self._probed_spaces():
+        for when, space in probed:
             if self.handshake is not None and self.now < when and space.space == Space.APPLICATION:
                 continue
             oldest = [packet for packet in space.sent.values() if packet.elicits][:2]
