@@ -280,7 +280,7 @@ class AdapterExam(Exam):
         return await self._traffic("it does not lead there: check host, address, port and upstream")
 
     async def _traffic(self, advice: str) -> str:
-        live = {key: end for key, end in self._live().items() if end.transport == "tcp"}
+        live = self._live()
         for key, endpoint in live.items():
             wrong = await carries(endpoint, self._tunnels[key].spec, self._tunnels[key].queue, self.timeout)
             if wrong is None:

@@ -23,7 +23,7 @@ from harness.errors import HelloFailed, NotSupported, SetupFailed
 from harness.link.tcp import TcpListener
 from harness.link.udp import UdpListener
 from harness.model.profile import Profile
-from harness.model.spec import Settings, TunnelSpec, http, tls
+from harness.model.spec import Settings, TunnelSpec, http, quic, tls
 from harness.peer.tls_pki import edge_identity
 from harness.version import suite_version
 
@@ -32,7 +32,7 @@ DOMAIN = "edgecase.test"
 PORTS_PER_WORKER = 500
 FIRST_PORT = 20_000
 """Below the ephemeral range (32768 on Linux): nothing else binds there by chance."""
-PROBES: Mapping[str, TunnelSpec] = {"tls": tls(), "http": http()}
+PROBES: Mapping[str, TunnelSpec] = {"tls": tls(), "http": http(), "quic": quic()}
 """What is published next to the cases' specs of a family, to see that the adapter's endpoints lead to the upstream."""
 PROBE_SECONDS = 5.0
 LOG_LINES = 60

@@ -1,7 +1,7 @@
 """A first look at a published tunnel: does a client that goes to its endpoint come out at its upstream?
 
-Deliberately crude, and made of the standard library: it tells a wrong address, a dead listener and a crossed wire from
-a working tunnel, before any case judges the engine.
+Deliberately crude, and made of the standard library but for QUIC, which it lacks: it tells a wrong address, a dead
+listener and a crossed wire from a working tunnel, before any case judges the engine.
 """
 
 from __future__ import annotations
@@ -9,11 +9,17 @@ from __future__ import annotations
 import asyncio
 import secrets
 import ssl
+from typing import TYPE_CHECKING
 
 from harness.engine.driver import Endpoint, UpstreamQueue
+from harness.errors import EngineDeparted
+from harness.evidence.transcript import DOWNSTREAM, Transcript
 from harness.link.stream import LinkReset
 from harness.link.udp import connect_udp
-from harness.model.spec import TunnelSpec
+from harness.model.spec import QUIC_ALPN, TunnelSpec
+
+if TYPE_CHECKING:
+    from harness.peer.quic import QuicPeer
 
 HANDSHAKE_RECORD = b"\x16\x03"
 ENOUGH = 4096
@@ -61,6 +67,8 @@ async def _refused(endpoint: Endpoint, where: str, seconds: float) -> str | None
 
 async def carries(endpoint: Endpoint, spec: TunnelSpec, queue: UpstreamQueue, seconds: float) -> str | None:
     """Why what a client sends to the endpoint does not come to the upstream behind `queue`, or `None`."""
+    if spec.family == "quic":
+        return await _carries_quic(endpoint, spec, queue, seconds)
     nonce = secrets.token_hex(16).encode()
     talking = asyncio.create_task(_talk(endpoint, spec, nonce))
     try:
@@ -76,6 +84,47 @@ async def carries(endpoint: Endpoint, spec: TunnelSpec, queue: UpstreamQueue, se
     if seen is None:
         return f"nothing came to the upstream within {seconds:g} s{f' ({told})' if isinstance(told, OSError) else ''}"
     return seen or None
+
+
+async def _carries_quic(endpoint: Endpoint, spec: TunnelSpec, queue: UpstreamQueue, seconds: float) -> str | None:
+    from harness.peer.quic import QuicPeer
+    from harness.peer.quic_upstream import QuicUpstream
+    from harness.wire.quic import ClientOptions
+
+    transcript = Transcript(asyncio.get_running_loop().time)
+    alpn = spec.tls_alpns or QUIC_ALPN
+    nonce = secrets.token_hex(16).encode()
+    behind = QuicUpstream(queue, spec, transcript, "probe")
+    try:
+        link = await connect_udp(endpoint.address, endpoint.port)
+    except OSError as error:
+        return f"{endpoint.address}:{endpoint.port}: {error.strerror or error}"
+    options = ClientOptions.of(server_name=endpoint.host, alpn=alpn)
+    client = QuicPeer.client(link, transcript.channel(DOWNSTREAM, "client", "probe"), options)
+    asking = asyncio.create_task(_ask_over_quic(client, nonce))
+    try:
+        async with asyncio.timeout(seconds):
+            await behind.check_nonce(await behind.accept(alpn=alpn), nonce)
+            await asking
+    except TimeoutError:
+        came = "nothing came" if not queue.total else "no connection came about"
+        told = f" ({asking.exception()})" if asking.done() and not asking.cancelled() and asking.exception() else ""
+        return f"{came} to the upstream within {seconds:g} s{told}"
+    except (EngineDeparted, LinkReset) as error:
+        return str(error)
+    finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await client.shut()
+        await behind.close()
+    return None
+
+
+async def _ask_over_quic(client: QuicPeer, nonce: bytes) -> None:
+    await client.handshake()
+    stream = await client.open_stream()
+    await stream.send(nonce, fin=True)
+    await stream.receive_until_end()
 
 
 async def _until_seen(queue: UpstreamQueue, spec: TunnelSpec, nonce: bytes) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 SettingValue = str | int | bool
+QUIC_ALPN = ("edgecase",)
+"""What the peers of a QUIC tunnel without a list speak unless a case says otherwise: QUIC needs a protocol."""
 
 
 @dataclass(frozen=True, slots=True)
