@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextvars import ContextVar
 
+from harness.model.event import DOWNSTREAM
+
 Address = tuple[str, int]
 
 
@@ -35,7 +37,7 @@ class TapStream:
         """We reset the connection."""
 
     def got_reset(self) -> None:
-        """The other side reset the connection."""
+        """The other side reset the connection, or refused a datagram (ICMP)."""
 
     def moved(self, local: Address) -> TapStream:
         """The flow of datagrams goes on from another address of ours: who is told of it from here on."""
@@ -66,8 +68,9 @@ class Tap:
         """As `carried`, for datagrams."""
         return SILENT
 
-    def secrets(self, lines: Sequence[str]) -> None:
-        """The key log of one TLS endpoint of ours; it may still grow, and is read when the capture is written."""
+    def secrets(self, lines: Sequence[str], *, leg: str = DOWNSTREAM) -> None:
+        """The key log of one TLS or QUIC endpoint of ours on `leg`; it may still grow, and is read when the capture is
+        written."""
 
 
 SILENT = TapStream()

@@ -131,13 +131,15 @@ class UdpLink(_Flow):
             self._refuse(refused)
 
     def _refuse(self, error: OSError) -> None:
-        self.tap.got_reset()
+        if isinstance(error, ConnectionRefusedError):
+            self.tap.got_reset()
         self._shut(f"UDP: {(error.strerror or str(error)).lower()}")
 
     def _shut(self, reason: str) -> None:
         if not self._over:
             asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()
+            self.tap.sent_end()
             self._end(reason)
 
     def send(self, packet: bytes) -> None:
@@ -211,6 +213,7 @@ class UdpFlow(_Flow):
 
     def abort(self) -> None:
         """End the flow at once; what still comes from its address is dropped. Safe to call twice."""
+        self.tap.sent_end()
         self._end(CLOSED)
 
 
