@@ -27,6 +27,8 @@ PACKET_COST = 64
 """What a packet counts on top of its octets: many empty ones are bounded, too."""
 MAX_FLOWS = 512
 """Flows of one listener, those together that are open, wait to be accepted, or were closed a short while ago."""
+MAX_LEFT = 16
+"""Ports that a flow went away from and keeps."""
 BURST = 64
 """Packets that are read before the loop does something else."""
 BUFFER = 1 << 20
@@ -51,6 +53,11 @@ class _Flow(DatagramLink):
     def closed(self) -> bool:
         """Whether the flow is over: closed, or refused by the other side."""
         return bool(self._over)
+
+    @property
+    def refused(self) -> bool:
+        """Whether it was not us who ended it."""
+        return self._over not in ("", CLOSED)
 
     def _arrived(self, packet: bytes) -> None:
         if self._over:
@@ -108,6 +115,7 @@ class UdpLink(_Flow):
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__()
+        self._left: deque[socket.socket] = deque()
         self._use(sock)
         self.tap = tap.current().datagrams(self.leg, self.local, self.remote, dialed=True)
 
@@ -138,7 +146,8 @@ class UdpLink(_Flow):
     def _shut(self, reason: str) -> None:
         if not self._over:
             asyncio.get_running_loop().remove_reader(self._socket)
-            self._socket.close()
+            for sock in (self._socket, *self._left):
+                sock.close()
             self.tap.sent_end()
             self._end(reason)
 
@@ -157,13 +166,15 @@ class UdpLink(_Flow):
             raise LinkReset(self._over) from error
 
     def rebind(self) -> None:
-        """Go on from another local port, as behind a NAT that forgot the flow; what comes to the old one is lost.
-        Raises `LinkReset` when the flow is over, `OSError`."""
+        """Go on from another local port, as behind a NAT that forgot the flow. The old one stays bound, so that what
+        comes there is lost rather than refused. Raises `LinkReset` when the flow is over, `OSError`."""
         self._check()
         address, _, *rest = self._socket.getsockname()
         sock = _connected(self._socket.family, self._socket.getpeername(), (address, 0, *rest))
         asyncio.get_running_loop().remove_reader(self._socket)
-        self._socket.close()
+        self._left.append(self._socket)
+        if len(self._left) > MAX_LEFT:
+            self._left.popleft().close()
         self._use(sock)
         self.tap = self.tap.moved(self.local)
 
