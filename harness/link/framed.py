@@ -57,6 +57,7 @@ class FramedLink(DatagramLink):
         if len(packet) > MAX_PACKET:
             raise ValueError(f"a packet of {len(packet)} octets, allowed are {MAX_PACKET}")
         self.send_frame(packet)
+        self.tap.sent(packet)
 
     def send_frame(self, packet: bytes, *, length: int | None = None) -> None:
         """Send octets behind their length, or behind another `length`. Raises `LinkReset`."""
@@ -115,6 +116,7 @@ class FramedLink(DatagramLink):
             return None
         packet = bytes(self._buffer[_PREFIX : _PREFIX + length])
         del self._buffer[: _PREFIX + length]
+        self.tap.got(packet)
         return packet
 
     async def close(self) -> None:

@@ -110,14 +110,11 @@ class UdpLink(_Flow):
     before.
     """
 
-    leg = DOWNSTREAM
-    """The leg of a flow that we open."""
-
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, leg: str = DOWNSTREAM) -> None:
         super().__init__()
         self._left: deque[socket.socket] = deque()
         self._use(sock)
-        self.tap = tap.current().datagrams(self.leg, self.local, self.remote, dialed=True)
+        self.tap = tap.current().datagrams(leg, self.local, self.remote, dialed=True)
 
     def _use(self, sock: socket.socket) -> None:
         self._socket = sock
@@ -198,11 +195,11 @@ def _connected(family: int, remote: Any, local: Any = None) -> socket.socket:
     return sock
 
 
-async def connect_udp(host: str, port: int) -> UdpLink:
-    """A flow from a port of its own to `host:port`; nothing is sent yet. Raises `OSError`."""
+async def connect_udp(host: str, port: int, *, leg: str = DOWNSTREAM) -> UdpLink:
+    """A flow of `leg` from a port of its own to `host:port`; nothing is sent yet. Raises `OSError`."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM)
     family, _, _, _, remote = found[0]
-    return UdpLink(_connected(family, remote))
+    return UdpLink(_connected(family, remote), leg)
 
 
 class UdpFlow(_Flow):

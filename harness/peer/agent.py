@@ -14,6 +14,7 @@ from harness.engine.driver import Incoming, UpstreamQueue
 from harness.errors import DeadlineExpired, PeerMismatch
 from harness.evidence.transcript import Transcript
 from harness.link.agent import AgentLink, EngineAccess
+from harness.link.agent_quic import QuicAgentConnection, QuicAgentLink, QuicChannel
 from harness.link.datagram import DatagramLink
 from harness.link.deadline import deadline
 from harness.link.stream import LinkReset
@@ -46,6 +47,7 @@ class _Tunnel:
 
     queue: UpstreamQueue
     datagrams: bool
+    guaranteed: bool
 
 
 class Agent:
@@ -79,6 +81,7 @@ class Agent:
         self._name = name
         self._opener = Opener(access, transcript, name)
         self._control: Frames | None = None
+        self._connection: QuicAgentConnection | None = None
         self._running = False
         self._gone = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -112,6 +115,7 @@ class Agent:
         """Open the control channel. Raises `EngineRefused`, `ChannelLost`, `OSError`, `LinkReset`, `PeerMismatch`,
         `DeadlineExpired`."""
         link = await self._opener.link()
+        self._connection = link.connection if isinstance(link, QuicAgentLink) else None
         self._control = Frames(link, self._opener.channel(self._name))
         await self._control.send(
             wire.open_control_channel(token=self.access.token, interval_ms=self._interval_ms),
@@ -193,7 +197,9 @@ class Agent:
                 return "the engine closed the control channel"
             case "heartbeat":
                 return self._heard(message.heartbeat)
-            case "empty" | "server_message" | "datagram_channel_close":
+            case "datagram_channel_close":
+                self._channel_closed(message.datagram_channel_close)
+            case "empty" | "server_message":
                 pass
             case other:
                 return f"the engine sent {other} on the control channel"
@@ -205,8 +211,9 @@ class Agent:
             return
         if reply.tunnel_properties.id.value:
             # Here and not where the caller wakes: a request for a stream may come in the same read.
-            tunnel = _Tunnel(queue, wire.carries_datagrams(reply.tunnel_properties))
-            self._tunnels[reply.tunnel_properties.id.value] = tunnel
+            granted = reply.tunnel_properties
+            tunnel = _Tunnel(queue, wire.carries_datagrams(granted), granted.datagram_guaranteed_delivery.value)
+            self._tunnels[granted.id.value] = tunnel
         future.set_result(reply)
 
     def _heard(self, beat: pb.Heartbeat) -> str | None:
@@ -333,6 +340,32 @@ class Agent:
             self._streams -= 1
 
     async def _connect(self, request: pb.ProxyConnReq, tunnel: _Tunnel) -> tuple[int, str] | None:
+        # Section 4.6: over QUIC a datagram tunnel has no streams, unless nothing may be lost or another engine asks.
+        direct = tunnel.datagrams and not tunnel.guaranteed and not request.HasField("proxy_endpoint")
+        if direct and self.access.transport == "quic":
+            return await self._connect_channel(request, tunnel)
+        return await self._connect_stream(request, tunnel)
+
+    async def _connect_channel(self, request: pb.ProxyConnReq, tunnel: _Tunnel) -> tuple[int, str] | None:
+        """A channel in DATAGRAM frames on the connection of the control channel."""
+        connection = self._connection
+        if connection is None:
+            return 6000, "no QUIC connection"
+        try:
+            channel = connection.channel(request.stream_id)
+        except ValueError as error:
+            return 6000, str(error)
+        channel.on_close = lambda: self._start(self._say(wire.datagram_channel_close(request.stream_id)))
+        tunnel.queue.put(Incoming(channel, wire.address_text(request.source_ip), request.stream_id))
+        return None
+
+    def _channel_closed(self, closed: pb.DatagramChannelClose) -> None:
+        channel = self._connection.find(closed.stream_id) if self._connection else None
+        if channel is not None:
+            told = f": {wire.describe_error(closed.error)}" if closed.HasField("error") else ""
+            channel.cut(f"the engine closed the channel{told}")
+
+    async def _connect_stream(self, request: pb.ProxyConnReq, tunnel: _Tunnel) -> tuple[int, str] | None:
         secret = request.secret.value if request.HasField("secret") else None
         first = wire.proxy_req(request.stream_id, secret=secret, zero_rtt=self.zero_rtt)
         try:
@@ -354,8 +387,33 @@ class Agent:
         return (await self._dial(tunnel, zero_rtt, glued)).hand_over(dialed=True)
 
     async def dial_packets(self, tunnel: str, *, zero_rtt: bool | None = None) -> DatagramLink:
-        """Dial a datagram tunnel by id or name: its packets, framed on a stream. Raises as `dial`."""
-        return (await self._dial(tunnel, zero_rtt, b"")).hand_over_packets()
+        """Dial a datagram tunnel by id or name: its packets in DATAGRAM frames where the link is QUIC and the engine
+        agrees, else framed on a stream. Raises as `dial`."""
+        if self.access.transport == "quic":
+            frames = await self._opener.stream(
+                wire.stream_req(tunnel, token=self.access.token, zero_rtt=False, datagram_channel=True)
+            )
+            reply: pb.StreamRsp = await read_reply(frames, "stream_rsp")
+            if not reply.HasField("error"):
+                channel = (await self._opener.connection()).channel(reply.stream_id)
+                self._start(self._hold(channel, frames))
+                return channel
+            await frames.link.close()
+        return (await self._dial(tunnel, zero_rtt, b"")).hand_over_packets(dialed=True)
+
+    async def _hold(self, channel: QuicChannel, handle: Frames) -> None:
+        """The stream of a dialled channel: its end is the channel's, and the other way round."""
+        channel.on_close = lambda: self._start(handle.link.close())
+        reason = "the engine ended the channel's stream"
+        try:
+            while (message := await handle.read()) is not None:
+                if wire.kind(message) == "datagram_channel_close":
+                    reason = "the engine closed the channel"
+                    break
+        except (LinkReset, wire.FrameError) as end:
+            reason = str(end)
+        channel.cut(reason)
+        await handle.link.close()
 
     async def _dial(self, tunnel: str, zero_rtt: bool | None, glued: bytes) -> Frames:
         early = self.zero_rtt if zero_rtt is None else zero_rtt

@@ -76,7 +76,7 @@ class QuicPeer:
         self._too_much = ""
         self._logged_end = False
         self._closed_by_us = False
-        tap.current().secrets(wire.key_log)
+        tap.current().secrets(wire.key_log, leg=channel.leg)
 
     @classmethod
     def client(cls, link: DatagramLink, channel: Channel, options: ClientOptions) -> QuicPeer:
