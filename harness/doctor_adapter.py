@@ -12,13 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from harness.doctor import Exam, Step, Wrong, advice_for, nonsense, told, unknown_features
-from harness.engine.adapter import PROTOCOL, check, command, fill, request_of, results_of, start_params
+from harness.engine.adapter import (
+    PROTOCOL,
+    UpstreamListener,
+    check,
+    command,
+    fill,
+    request_of,
+    results_of,
+    start_params,
+    upstream_listener,
+)
 from harness.engine.driver import Endpoint, Inexpressible, Refused, UpstreamQueue
 from harness.engine.probe import carries, reachable
 from harness.engine.rpc import METHOD_NOT_FOUND, AdapterError, RpcProcess
-from harness.link.tcp import TcpListener
 from harness.model.profile import Profile
-from harness.model.spec import Settings, TunnelSpec, http, tls
+from harness.model.spec import Settings, TunnelSpec, http, quic, tls
 from harness.version import suite_version
 
 WORKER = 9
@@ -30,6 +39,8 @@ SPECS: Mapping[str, TunnelSpec] = {
     "passthrough": tls(tls_mode="passthrough"),
     "http": http(),
 }
+CLAIMED: Mapping[str, TunnelSpec] = {"quic": quic()}
+"""What is published besides, by an adapter that claims what it needs."""
 
 
 @dataclass
@@ -37,7 +48,7 @@ class _Tunnel:
     """One published spec: the listener behind it and what the adapter answered."""
 
     spec: TunnelSpec
-    listener: TcpListener
+    listener: UpstreamListener
     queue: UpstreamQueue = field(default_factory=UpstreamQueue)
     answer: Endpoint | Refused | Inexpressible | None = None
     pump: asyncio.Task[None] | None = None
@@ -187,7 +198,7 @@ class AdapterExam(Exam):
         """Publish `specs`; `more` are properties that no spec of ours can have."""
         asked = []
         for key, spec in specs.items():
-            tunnel = _Tunnel(spec, TcpListener())
+            tunnel = _Tunnel(spec, upstream_listener(spec))
             await tunnel.listener.start()
             tunnel.pump = asyncio.create_task(fill(tunnel.listener, tunnel.queue))
             self._tunnels[key] = tunnel
@@ -222,13 +233,13 @@ class AdapterExam(Exam):
     async def check_publish(self) -> str:
         """As many answers as specs; what hello claims is published."""
         try:
-            await self._publish(SPECS)
+            await self._publish(self._specs)
         except AdapterError as error:
             raise Wrong(error.cause, advice_for(error.cause), fatal=True) from error
         except Wrong as wrong:
             raise Wrong(wrong.found, wrong.advice, fatal=True) from wrong
         live = self._live()
-        for key, spec in SPECS.items():
+        for key, spec in self._specs.items():
             answer = self._tunnels[key].answer
             if isinstance(answer, Endpoint):
                 continue
@@ -241,17 +252,20 @@ class AdapterExam(Exam):
                 )
         if not live:
             raise Wrong("nothing that doctor knows of was published", "no case of the suite could run", fatal=True)
-        return f"{len(live)} of {len(SPECS)} specs have an endpoint: {', '.join(live)}"
+        return f"{len(live)} of {len(self._specs)} specs have an endpoint: {', '.join(live)}"
+
+    @property
+    def _specs(self) -> Mapping[str, TunnelSpec]:
+        more = {key: spec for key, spec in CLAIMED.items() if spec.features() <= self._claimed}
+        return {**SPECS, **more}
 
     def _live(self) -> dict[str, Endpoint]:
-        found = {key: self._tunnels[key].answer for key in SPECS if key in self._tunnels}
+        found = {key: self._tunnels[key].answer for key in self._specs if key in self._tunnels}
         return {key: answer for key, answer in found.items() if isinstance(answer, Endpoint)}
 
     async def check_endpoints(self) -> str:
-        """Somebody accepts TCP at every endpoint."""
+        """Somebody accepts TCP at every endpoint, and nobody refuses UDP there where that is its transport."""
         for key, endpoint in self._live().items():
-            if endpoint.transport != "tcp":
-                continue
             wrong = await reachable(endpoint, self.timeout)
             if wrong is not None:
                 await self._call("status", {})
@@ -266,7 +280,7 @@ class AdapterExam(Exam):
         return await self._traffic("it does not lead there: check host, address, port and upstream")
 
     async def _traffic(self, advice: str) -> str:
-        live = {key: end for key, end in self._live().items() if end.transport == "tcp"}
+        live = self._live()
         for key, endpoint in live.items():
             wrong = await carries(endpoint, self._tunnels[key].spec, self._tunnels[key].queue, self.timeout)
             if wrong is None:

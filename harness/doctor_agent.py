@@ -13,7 +13,7 @@ from harness.engine.factory import make_driver
 from harness.engine.probe import carries, reachable
 from harness.errors import SetupFailed
 from harness.model.profile import Profile
-from harness.model.spec import Settings, TunnelSpec, tls
+from harness.model.spec import Settings, TunnelSpec, quic, tls
 
 ALPN = "rstrm/1"
 
@@ -40,6 +40,7 @@ class AgentExam(Exam):
             *first,
             ("publish", self.check_publish),
             ("traffic", self.check_traffic),
+            *([("QUIC", self.check_quic)] if "quic" in self.profile.features else []),
             ("unknown protocol", self.check_unknown_protocol),
             ("close", self.check_close),
         ]
@@ -128,6 +129,19 @@ class AgentExam(Exam):
         if wrong is not None:
             raise Wrong(wrong, "is the endpoint's name routed to this engine?")
         return "a client's octets came to the agent"
+
+    async def check_quic(self) -> str:
+        """A QUIC tunnel, where the profile claims them: it gets an endpoint, and carries."""
+        published = await self._publish("quic", quic())
+        if not isinstance(published.answer, Endpoint):
+            raise Wrong(
+                f"a plain QUIC tunnel was refused: {told(published.answer)}", "the profile claims quic: take it out"
+            )
+        where = published.answer
+        wrong = await carries(where, published.spec, published.upstream, self.timeout)
+        if wrong is not None:
+            raise Wrong(f"{where.address}:{where.port}: {wrong}", "is the engine's UDP listener on, and reached?")
+        return f"a stream came to the agent, {where.host} at {where.address}:{where.port}"
 
     async def check_unknown_protocol(self) -> str:
         """A protocol that does not exist is refused."""

@@ -11,7 +11,7 @@ import json
 import random
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ from harness.worker import LoopThread
 
 PROPERTY = "edgecase"
 CASES_FOLDER = "conformance"
+EDITION, TRANSPORT = AXES = ("edition", "agent.transport")
+"""The axes of a run: settings that a case which does not choose them itself runs on, one after the other."""
 
 
 class CaseFailed(Exception):  # noqa: N818 - pytest shows it
@@ -120,8 +122,8 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     everything = [
         twin
         for item in cases
-        # The subset of the other axes: the sanity case of each family.
-        for twin in (suite.on_every_axis(item) if everywhere or item.case.sanity else [item])
+        # The subset of the other axes: the sanity case of each family, and what is marked.
+        for twin in suite.on_axes(item, AXES if everywhere or item.case.sanity else item.case.axes)
     ]
     chosen = [item for item in everything if _selected(config, item, suite.profile)]
     random.Random(config.option.edgecase_seed).shuffle(chosen)
@@ -166,22 +168,32 @@ class Suite:
         """The settings that the item runs under."""
         return item.case.settings.with_defaults({**self.profile.settings, **item.axes})
 
-    def on_every_axis(self, item: CaseItem) -> list[CaseItem]:
-        """The item, and a twin of it per other edition that has what it needs, unless the case chooses the edition
-        itself."""
-        twins = [item]
-        if item.case.settings.get("edition") is None and item.parent is not None:
-            promises = Ledger.load().editions
-            needed = [promises[name].editions for name in item.case.features(item.variant) if name in promises]
-            for edition in self.profile.editions:
-                if any(promised.get(edition) == "no" for promised in needed):
-                    continue
-                label = f"{item.variant.label}@{edition}" if item.variant.label else f"@{edition}"
-                variant = Variant(label, item.variant.values)
-                twin = CaseItem.from_parent(item.parent, name=f"{item.name}@{edition}", case=item.case, variant=variant)
-                twin.axes = {"edition": edition}
-                twins.append(twin)
-        return twins
+    def on_axes(self, item: CaseItem, axes: Collection[str]) -> list[CaseItem]:
+        """The item, and a twin of it per other point of `axes`, of each axis that the case does not choose itself."""
+        points = {EDITION: self._editions, TRANSPORT: self._transports}
+        return [item] + [
+            item.twin(axis, value)
+            for axis in AXES
+            if axis in axes and item.case.settings.get(axis) is None
+            for value in points[axis](item)
+        ]
+
+    def _editions(self, item: CaseItem) -> list[str]:
+        """The profile's other editions that have what the item needs."""
+        promises = Ledger.load().editions
+        needed = [promises[name].editions for name in item.case.features(item.variant) if name in promises]
+        return [
+            edition
+            for edition in self.profile.editions
+            if not any(promised.get(edition) == "no" for promised in needed)
+        ]
+
+    def _transports(self, item: CaseItem) -> list[str]:
+        """The other transports of the agent link, where the item leaves them open and has an agent at all."""
+        if self.profile.kind == "adapter" or "agent.quic" not in self.profile.features:
+            return []
+        bound = "tls-link" in item.case.needs or item.case.settings.get("listener.udp") is False
+        return [] if bound else ["quic"]
 
     def run(self, planned: Planned) -> CaseResult:
         """Run one variant on the worker's loop."""
@@ -260,6 +272,14 @@ class CaseItem(pytest.Item):
         self.axes: dict[str, str] = {}
         if case.sanity:
             _sanity_cases(self.config)[case.family] = case
+
+    def twin(self, axis: str, value: str) -> CaseItem:
+        """The same variant at another point of an axis of the run: `id[label@value]`."""
+        assert self.parent is not None, "an item of a module"
+        variant = Variant(f"{self.variant.label}@{value}", self.variant.values)
+        twin = CaseItem.from_parent(self.parent, name=f"{self.name}@{value}", case=self.case, variant=variant)
+        twin.axes = {axis: value}
+        return twin
 
     @property
     def planned(self) -> Planned:

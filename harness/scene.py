@@ -14,21 +14,25 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.engine.driver import Driver, Endpoint, Inexpressible, Published, Refused, Session
-from harness.errors import DeadlineExpired, NotSupported, SetupFailed
+from harness.errors import DeadlineExpired, NotSupported, PeerMismatch, SetupFailed
 from harness.evidence.transcript import DOWNSTREAM, Transcript
 from harness.judge import Judge, LedgerView
+from harness.link.datagram import DatagramLink
 from harness.link.deadline import deadline
 from harness.link.stream import LinkReset
 from harness.link.tcp import connect_tcp
+from harness.link.udp import connect_udp
 from harness.model.case import Case, Variant
 from harness.model.profile import Profile
-from harness.model.spec import TunnelSpec
+from harness.model.spec import QUIC_ALPN, TunnelSpec
 from harness.peer.raw import RawPeer
 from harness.peer.upstream import Stray, UpstreamSide
 
 if TYPE_CHECKING:
     from harness.peer.agent import Agent, ScriptedAgent
     from harness.peer.http1 import Http1Client, Http1Upstream
+    from harness.peer.quic import QuicPeer
+    from harness.peer.quic_upstream import QuicUpstream
     from harness.peer.tls import TlsPeer
 
 A = TypeVar("A")
@@ -61,6 +65,7 @@ class Scene:
         self._published: dict[str, Published] = {}
         self._sides: dict[str, UpstreamSide] = {}
         self._http: dict[str, Http1Upstream] = {}
+        self._quic: dict[str, QuicUpstream] = {}
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._serial = 0
         key = f"{case.id}[{variant.label}]"
@@ -150,13 +155,14 @@ class Scene:
         return peer
 
     def usual_alpn(self, name: str = "main") -> tuple[str, ...]:
-        """What an ordinary client of this tunnel offers: the first of its list, `http/1.1` for HTTP, else nothing."""
+        """What an ordinary client of this tunnel offers: the first of its list, `http/1.1` for HTTP, a name of ours for
+        QUIC, which needs one, else nothing."""
         published = self._published.get(name)
         if published is None:
             return ()
         if published.spec.family == "http":
             return ("http/1.1",)
-        return published.spec.tls_alpns[:1]
+        return published.spec.tls_alpns[:1] or (QUIC_ALPN if published.spec.family == "quic" else ())
 
     def upstream(self, name: str = "main") -> UpstreamSide:
         """The upstream side of the tunnel `name`: its streams, in the order in which the engine opened them."""
@@ -182,6 +188,45 @@ class Scene:
             self._http[name] = upstream
             self._closers.append(upstream.close)
         return self._http[name]
+
+    async def quic_client(
+        self,
+        name: str = "main",
+        *,
+        handshake: bool = True,
+        endpoint: Endpoint | None = None,
+        link: DatagramLink | None = None,
+        **options: Any,
+    ) -> QuicPeer:
+        """A QUIC client toward the endpoint, or on a `link` of the script's. `options` are those of
+        `harness.wire.quic.ClientOptions` and of TLS by keyword; the server name is the endpoint's unless given."""
+        from harness.peer.quic import QuicPeer
+        from harness.wire.quic import ClientOptions
+
+        where = endpoint or self.endpoint(name)
+        channel = self.transcript.channel(DOWNSTREAM, "client", self._name("client"))
+        if link is None:
+            try:
+                link = await connect_udp(where.address, where.port)
+            except OSError as error:
+                raise LinkReset(f"UDP refused: {error.strerror}") from error
+        chosen = {"server_name": where.host, "alpn": self.usual_alpn(name), **options}
+        peer = QuicPeer.client(link, channel, ClientOptions.of(**chosen))
+        self._closers.append(peer.shut)
+        if handshake:
+            await peer.handshake()
+        return peer
+
+    def quic_upstream(self, name: str = "main") -> QuicUpstream:
+        """The upstream side of the QUIC tunnel `name`: its connections, in the order in which the engine opened
+        them."""
+        from harness.peer.quic_upstream import QuicUpstream
+
+        if name not in self._quic:
+            published = self._published[name]
+            self._quic[name] = QuicUpstream(published.upstream, published.spec, self.transcript, name)
+            self._closers.append(self._quic[name].close)
+        return self._quic[name]
 
     # joined peers
 
@@ -219,6 +264,34 @@ class Scene:
         else:
             _, server = await self.both(self._handshake_and_send(client, token), side.accept_tls(**(upstream or {})))
         await side.check_nonce(server, token)
+        return client, server
+
+    async def quic_pair(
+        self,
+        name: str = "main",
+        *,
+        upstream: Mapping[str, Any] | None = None,
+        nonce: bytes | None = None,
+        **options: Any,
+    ) -> tuple[QuicPeer, QuicPeer]:
+        """A client and an upstream joined through a QUIC tunnel, after a nonce went from one to the other on a stream
+        of its own, which both have ended.
+
+        `options` are the client's, `upstream` the upstream server's; it speaks what the client offers unless the tunnel
+        has a list or `upstream` says otherwise. A nonce that arrives changed, or elsewhere, is a departure.
+        """
+        token = nonce or self.nonce()
+        side = self.quic_upstream(name)
+        offered = options.get("alpn", self.usual_alpn(name))
+        chosen = {"alpn": self.spec(name).tls_alpns or offered, **(upstream or {})}
+        client = await self.quic_client(name, handshake=False, **options)
+        _, server = await self.both(client.handshake(), side.accept(**chosen))
+        stream = await client.open_stream()
+        await stream.send(token, fin=True)
+        await side.check_nonce(server, token)
+        _, end = await stream.receive_until_end()
+        if end.kind != "fin":
+            raise PeerMismatch("FIN of the upstream behind the nonce", str(end))
         return client, server
 
     async def _handshake_and_send(self, client: TlsPeer, token: bytes) -> None:
@@ -268,12 +341,40 @@ class Scene:
             await probe(asking, self.http_upstream(name), self.nonce().hex())
             await asking.close()
             return
+        if self.spec(name).family == "quic":
+            joined, behind = await self.quic_pair(name)
+            await self.round_trip(joined, behind)
+            await joined.shut()
+            await behind.shut()
+            return
         token = self.nonce()
         client, server = await self.pair(name, nonce=token)
         await server.send(token[::-1])
         await client.receive_exactly(NONCE_SIZE)
         await client.close()
         await server.close()
+
+    async def settle_on(self, client: QuicPeer, server: QuicPeer) -> None:
+        """The barrier on a QUIC connection that goes through the engine: whatever either side was given on it before
+        has had its effect. A stream of our own goes to the upstream and back, twice."""
+        try:
+            for _ in range(2):
+                await self.round_trip(client, server)
+        except (LinkReset, DeadlineExpired) as error:
+            raise SetupFailed(f"engine: no probe came through the connection after the stimulus: {error}") from error
+        self.transcript.note("barrier", "two probe streams of the connection, client to upstream and back")
+
+    async def round_trip(self, client: QuicPeer, server: QuicPeer) -> None:
+        """One stream of the client with a nonce to the upstream, and back; both have ended it. Raises what a peer
+        raises."""
+        token = self.nonce()
+        asking = await client.open_stream()
+        await asking.send(token, fin=True)
+        answering = await server.accept_stream_with(token)
+        await answering.send(token[::-1], fin=True)
+        got, end = await asking.receive_until_end()
+        if got != token[::-1]:
+            raise PeerMismatch("the upstream's answer to the nonce", f"{got.hex()}, then {end}")
 
     async def strays(self, name: str = "main") -> tuple[Stray, ...]:
         """Upstream streams that no script asked for, with what they carried. Only after `settle` does their absence
@@ -282,6 +383,8 @@ class Scene:
             return tuple(
                 Stray(data=seen.raw_head, described=seen.describe()) for seen in self.http_upstream(name).unexpected
             )
+        if self.spec(name).family == "quic":
+            return await self.quic_upstream(name).strays()
         return await self.upstream(name).strays()
 
     async def untouched(self, requirement: str, name: str = "main", *, branch: str | None = None) -> None:

@@ -9,28 +9,25 @@ FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 KINDS = {0x0A0D0D0A: "section", 1: "interface", 10: "secrets", 6: "packet"}
 
 
-class Segment:
-    """One TCP segment in its IP packet."""
+class Packet:
+    """One IP packet and what a capture says of it; `body` is what follows the IP header."""
+
+    protocol = 0
 
     def __init__(self, packet: bytes, options: list[tuple[int, bytes]] | None = None, at: int = 0) -> None:
         self.packet = packet
         self.at = at
         self.options = options or []
         self.v6 = packet[0] >> 4 == 6
-        start = 40 if self.v6 else 20
-        assert (packet[6] if self.v6 else packet[9]) == 6
+        assert protocol_of(packet) == self.protocol
         length = int.from_bytes(packet[4:6] if self.v6 else packet[2:4], "big") + (40 if self.v6 else 0)
         assert length == len(packet)
         self._addresses = packet[8:40] if self.v6 else packet[12:20]
         half = len(self._addresses) // 2
-        self.tcp = packet[start:]
-        self.source = (ipaddress.ip_address(self._addresses[:half]), int.from_bytes(self.tcp[0:2], "big"))
-        self.target = (ipaddress.ip_address(self._addresses[half:]), int.from_bytes(self.tcp[2:4], "big"))
-        self.sequence = int.from_bytes(self.tcp[4:8], "big")
-        self.acknowledged = int.from_bytes(self.tcp[8:12], "big")
-        self.flags = self.tcp[13]
-        self.payload = self.tcp[(self.tcp[12] >> 4) * 4 :]
-        self.relative: tuple[int, int | None] = (0, None)
+        self.ends = tuple(ipaddress.ip_address(part) for part in (self._addresses[:half], self._addresses[half:]))
+        self.body = packet[40 if self.v6 else 20 :]
+        self.source = (self.ends[0], int.from_bytes(self.body[0:2], "big"))
+        self.target = (self.ends[1], int.from_bytes(self.body[2:4], "big"))
 
     @property
     def comments(self) -> list[str]:
@@ -42,8 +39,62 @@ class Segment:
 
     @property
     def checksums_right(self) -> bool:
-        pseudo = self._addresses + len(self.tcp).to_bytes(4, "big") + (6).to_bytes(4, "big")
-        return _sum(pseudo + self.tcp) == 0xFFFF and (self.v6 or _sum(self.packet[:20]) == 0xFFFF)
+        pseudo = self._addresses + len(self.body).to_bytes(4, "big") + self.protocol.to_bytes(4, "big")
+        return _sum(pseudo + self.body) == 0xFFFF and (self.v6 or _sum(self.packet[:20]) == 0xFFFF)
+
+
+class Segment(Packet):
+    """One TCP segment in its IP packet."""
+
+    protocol = 6
+
+    def __init__(self, packet: bytes, options: list[tuple[int, bytes]] | None = None, at: int = 0) -> None:
+        super().__init__(packet, options, at)
+        self.sequence = int.from_bytes(self.body[4:8], "big")
+        self.acknowledged = int.from_bytes(self.body[8:12], "big")
+        self.flags = self.body[13]
+        self.payload = self.body[(self.body[12] >> 4) * 4 :]
+        self.relative: tuple[int, int | None] = (0, None)
+
+
+class Datagram(Packet):
+    """One UDP datagram in its IP packet."""
+
+    protocol = 17
+
+    def __init__(self, packet: bytes, options: list[tuple[int, bytes]] | None = None, at: int = 0) -> None:
+        super().__init__(packet, options, at)
+        assert int.from_bytes(self.body[4:6], "big") == len(self.body)
+        assert self.body[6:8] != bytes(2), "there is a checksum"
+        self.payload = self.body[8:]
+
+
+class Unreachable(Packet):
+    """An ICMP message that a port is unreachable."""
+
+    protocol = 1
+
+    def __init__(self, packet: bytes, options: list[tuple[int, bytes]] | None = None, at: int = 0) -> None:
+        super().__init__(packet, options, at)
+        assert self.body[:2] == (b"\x01\x04" if self.v6 else b"\x03\x03")
+        self.about = self.body[8:]
+
+    @property
+    def checksums_right(self) -> bool:
+        return super().checksums_right if self.v6 else _sum(self.body) == 0xFFFF == _sum(self.packet[:20])
+
+
+class Unreachable6(Unreachable):
+    """The same in ICMPv6."""
+
+    protocol = 58
+
+
+PACKETS = {kind.protocol: kind for kind in (Segment, Datagram, Unreachable, Unreachable6)}
+
+
+def protocol_of(packet: bytes) -> int:
+    return packet[6] if packet[0] >> 4 == 6 else packet[9]
 
 
 def _sum(data: bytes) -> int:
@@ -61,7 +112,7 @@ class Capture:
         self.kinds: list[str] = []
         self.interfaces: list[str] = []
         self.secrets: list[str] = []
-        self.segments: list[Segment] = []
+        self.packets: list[Packet] = []
         self.comment = self.application = ""
         first: dict[Any, int] = {}
         at = 0
@@ -73,6 +124,8 @@ class Capture:
             self.kinds.append(kind)
             getattr(self, f"_{kind}")(data[at + 8 : at + length - 4])
             at += length
+        self.segments = [packet for packet in self.packets if isinstance(packet, Segment)]
+        self.datagrams = [packet for packet in self.packets if isinstance(packet, Datagram)]
         for segment in self.segments:
             if segment.flags & SYN:
                 first[segment.source, segment.target] = segment.sequence
@@ -93,7 +146,7 @@ class Capture:
         self.interfaces.append(options[2].decode())
 
     def _secrets(self, body: bytes) -> None:
-        assert not self.segments, "secrets come before the packets that need them"
+        assert not self.packets, "secrets come before the packets that need them"
         assert int.from_bytes(body[:4], "little") == 0x544C534B
         size = int.from_bytes(body[4:8], "little")
         assert len(body) - 8 - size < 4
@@ -104,7 +157,9 @@ class Capture:
         assert size == original
         assert number < len(self.interfaces)
         end = 20 + size + -size % 4
-        self.segments.append(Segment(body[20 : 20 + size], _options(body[end:]), high << 32 | low))
+        packet = body[20 : 20 + size]
+        made: Packet = PACKETS[protocol_of(packet)](packet, _options(body[end:]), high << 32 | low)
+        self.packets.append(made)
 
 
 def _options(data: bytes) -> list[tuple[int, bytes]]:

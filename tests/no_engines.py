@@ -11,13 +11,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from harness.engine.driver import Driver, Endpoint, Incoming, Published, Session, UpstreamQueue
 from harness.evidence.transcript import DOWNSTREAM, Channel
+from harness.link.datagram import DatagramLink
 from harness.link.stream import Link, LinkReset
 from harness.link.tcp import TcpLink, TcpListener, connect_tcp
+from harness.link.udp import UdpLink, UdpListener, connect_udp
 from harness.model.profile import Profile
 from harness.model.spec import Settings, TunnelSpec
 from harness.peer.tls import TlsPeer
@@ -94,16 +96,72 @@ class Tunnel:
         await self.behind.stop()
 
 
+class PacketTunnel:
+    """One published QUIC tunnel: packets go from a UDP port for clients to one for the upstream, and back. `look` sees
+    each of them, and may drop or change it; only a `relay` carries any."""
+
+    def __init__(self, name: str, habit: str) -> None:
+        self.name = name
+        self.habit = habit
+        self.queue = UpstreamQueue()
+        self.public = UdpListener()
+        self.behind = UdpListener()
+        self.look: Callable[[bytes], bytes | None] = lambda packet: packet
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.ours: list[UdpLink] = []
+
+    async def start(self) -> Endpoint:
+        await self.public.start()
+        await self.behind.start()
+        self._run(self._clients())
+        self._run(self._upstreams())
+        return Endpoint(self.name, self.public.host, self.public.port, "udp")
+
+    def _run(self, work: Any) -> None:
+        self.tasks.add(asyncio.get_running_loop().create_task(work))
+
+    async def _clients(self) -> None:
+        while True:
+            client = await self.public.accept()
+            if self.habit != "relay":
+                continue
+            ours = await connect_udp(self.behind.host, self.behind.port)
+            self.ours.append(ours)
+            self._run(self._pump(client, ours))
+            self._run(self._pump(ours, client))
+
+    async def _upstreams(self) -> None:
+        while True:
+            self.queue.put(Incoming(await self.behind.accept()))
+
+    async def _pump(self, source: DatagramLink, target: DatagramLink) -> None:
+        with contextlib.suppress(LinkReset):
+            while True:
+                packet = self.look(await source.receive())
+                if packet is not None:
+                    target.send(packet)
+
+    async def stop(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        for link in self.ours:
+            link.abort()
+        await self.public.stop()
+        await self.behind.stop()
+
+
 class RelaySession(Session):
     def __init__(self, habit: str) -> None:
         self._habit = habit
-        self._tunnels: list[Tunnel] = []
+        self._tunnels: list[Tunnel | PacketTunnel] = []
         self._numbers = itertools.count(1)
 
     async def publish(self, specs: Mapping[str, TunnelSpec]) -> dict[str, Published]:
         published = {}
         for name, spec in specs.items():
-            tunnel = Tunnel(f"{name}-{next(self._numbers)}.relay.test", self._habit)
+            kind = PacketTunnel if spec.datagrams else Tunnel
+            tunnel = kind(f"{name}-{next(self._numbers)}.relay.test", self._habit)
             self._tunnels.append(tunnel)
             published[name] = Published(spec, await tunnel.start(), tunnel.queue)
         return published

@@ -85,6 +85,40 @@ async def test_not_owed(scene):
     scene.expect("TLS-001", False, expected="a", actual="b")
 '''
 
+LINKED = '''
+from harness.model.case import case
+
+@case("guard", checks=["TLS-001"], family="tls", sanity=True)
+async def test_guard(scene):
+    """The sanity case."""
+    scene.expect("TLS-001", True, expected="a", actual="a")
+
+@case("marked", checks=["TLS-001"], family="tls", over={"size": ("1", "2")}, axes=["agent.transport"])
+async def test_marked(scene):
+    """A case of the subset over QUIC."""
+    scene.expect("TLS-001", True, expected="a", actual="a")
+
+@case("plain", checks=["TLS-001"], family="tls")
+async def test_plain(scene):
+    """Any other case."""
+    scene.expect("TLS-001", True, expected="a", actual="a")
+
+@case("bound", checks=["TLS-001"], family="tls", needs=["tls-link"], axes=["agent.transport"])
+async def test_bound(scene):
+    """A case about the agent's TLS."""
+    scene.expect("TLS-001", True, expected="a", actual="a")
+
+@case("chosen", checks=["TLS-001"], family="tls", settings={"agent.transport": "quic"})
+async def test_chosen(scene):
+    """A case that chooses the transport itself."""
+    scene.expect("TLS-001", True, expected="a", actual="a")
+
+@case("without", checks=["TLS-001"], family="tls", settings={"listener.udp": False}, axes=["agent.transport"])
+async def test_without(scene):
+    """A case on an engine without UDP."""
+    scene.expect("TLS-001", True, expected="a", actual="a")
+'''
+
 
 @pytest.fixture
 def suite(pytester: pytest.Pytester) -> pytest.Pytester:
@@ -169,6 +203,25 @@ def test_a_subset_runs_on_every_edition_and_refusals_only_where_they_are_due(sui
     assert verdicts(record) == {"guard": "pass", "guard[@pro]": "pass", "owed": "pass"}
     _, record = run(suite, "--only", "not-owed")
     assert verdicts(record) == {"not-owed": "unsupported"}
+
+
+def over_quic(record: dict[str, Any]) -> set[str]:
+    return {key for key in verdicts(record) if "@quic" in key}
+
+
+def test_the_other_transport_runs_a_marked_subset_or_all_that_leaves_it_open(suite: pytest.Pytester) -> None:
+    (suite.path / "conformance" / "tls" / "topic.py").write_text(LINKED, encoding="utf-8")
+    assert over_quic(run(suite)[1]) == set()
+    claimed = CONFTEST.replace('editions=("pro",)', 'editions=(), features=frozenset({"tls.terminated", "agent.quic"})')
+    suite.makeconftest(claimed)
+    _, record = run(suite)
+    assert over_quic(record) == {"guard[@quic]", "marked[1@quic]", "marked[2@quic]"}
+    assert {"guard", "marked[1]", "plain", "bound", "chosen", "without"} <= set(verdicts(record))
+    _, record = run(suite, "--axes", "all")
+    assert over_quic(record) == {"guard[@quic]", "marked[1@quic]", "marked[2@quic]", "plain[@quic]"}
+    assert set(verdicts(run(suite, "--only", "plain[@quic]")[1])) == {"plain[@quic]"}
+    suite.makeconftest(claimed.replace("editions=()", "kind='adapter'"))
+    assert over_quic(run(suite, "--axes", "all")[1]) == set()
 
 
 def test_an_edition_without_what_a_case_needs_is_left_out(suite: pytest.Pytester) -> None:

@@ -50,7 +50,8 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "--axes",
         choices=("subset", "all"),
         default="subset",
-        help="what runs on the profile's other editions: the sanity cases (subset, the default), or every case (all)",
+        help="what runs on the profile's other editions, and over the other transport of the agent link: the sanity "
+        "cases and those that are marked (subset, the default), or every case (all)",
     )
     command.add_argument(
         "--seed", type=number(0), default=None, help="seed of the order of cases (default: random, printed)"

@@ -1,4 +1,4 @@
-"""The driver of an engine behind an adapter: planned publishing, upstreams on TCP listeners of ours."""
+"""The driver of an engine behind an adapter: planned publishing, upstreams on TCP and UDP listeners of ours."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from harness.engine.probe import carries, reachable
 from harness.engine.rpc import LOG_LINE, AdapterError, RpcProcess, one_line
 from harness.errors import HelloFailed, NotSupported, SetupFailed
 from harness.link.tcp import TcpListener
+from harness.link.udp import UdpListener
 from harness.model.profile import Profile
-from harness.model.spec import Settings, TunnelSpec, http, tls
+from harness.model.spec import Settings, TunnelSpec, http, quic, tls
 from harness.peer.tls_pki import edge_identity
 from harness.version import suite_version
 
@@ -31,7 +32,7 @@ DOMAIN = "edgecase.test"
 PORTS_PER_WORKER = 500
 FIRST_PORT = 20_000
 """Below the ephemeral range (32768 on Linux): nothing else binds there by chance."""
-PROBES: Mapping[str, TunnelSpec] = {"tls": tls(), "http": http()}
+PROBES: Mapping[str, TunnelSpec] = {"tls": tls(), "http": http(), "quic": quic()}
 """What is published next to the cases' specs of a family, to see that the adapter's endpoints lead to the upstream."""
 PROBE_SECONDS = 5.0
 LOG_LINES = 60
@@ -41,6 +42,7 @@ DATAGRAM_FAMILIES = ("dtls", "quic")
 
 
 Answer = Endpoint | Refused | Inexpressible
+UpstreamListener = TcpListener | UdpListener
 
 
 @dataclass
@@ -48,7 +50,7 @@ class _Plan:
     """One planned publication: its spec, the listener behind it, the engine's answer."""
 
     spec: TunnelSpec
-    listener: TcpListener
+    listener: UpstreamListener
     queue: UpstreamQueue = field(default_factory=UpstreamQueue)
     answer: Answer | None = None
     pump: asyncio.Task[None] | None = None
@@ -169,7 +171,7 @@ class AdapterDriver(Driver):
         families = {spec.family for spec in specs.values()}
         probes = {f"probe/{family}": spec for family, spec in PROBES.items() if family in families}
         for key, spec in {**specs, **probes}.items():
-            plan = _Plan(spec, TcpListener())
+            plan = _Plan(spec, upstream_listener(spec))
             await plan.listener.start()
             plan.pump = asyncio.create_task(fill(plan.listener, plan.queue))
             self._plans[key] = plan
@@ -187,8 +189,8 @@ class AdapterDriver(Driver):
         seen = set()
         for key, plan in self._plans.items():
             where = plan.answer
-            if isinstance(where, Endpoint) and where.transport == "tcp" and (where.address, where.port) not in seen:
-                seen.add((where.address, where.port))
+            if isinstance(where, Endpoint) and (where.address, where.port, where.transport) not in seen:
+                seen.add((where.address, where.port, where.transport))
                 self._blame(f"published {key!r} where nobody listens", await reachable(where, seconds))
         for key in probes:
             plan = self._plans[key]
@@ -226,7 +228,7 @@ class AdapterDriver(Driver):
         for name, plan in self._plans.items():
             if name.startswith(f"{key}/"):
                 for incoming in plan.queue.drain():
-                    incoming.link.abort()
+                    incoming.flow.abort()
 
     # state
 
@@ -328,7 +330,12 @@ def start_params(profile: Profile, settings: Settings, folder: Path, worker: int
     }
 
 
-def request_of(key: str, spec: TunnelSpec, listener: TcpListener, domain: str = DOMAIN) -> dict[str, Any]:
+def upstream_listener(spec: TunnelSpec) -> UpstreamListener:
+    """What listens behind a tunnel with this spec, not started yet: a UDP port where it carries packets."""
+    return UdpListener() if spec.datagrams else TcpListener()
+
+
+def request_of(key: str, spec: TunnelSpec, listener: UpstreamListener, domain: str = DOMAIN) -> dict[str, Any]:
     """One item of `publish`: `spec` under a name made from `key`, with `listener` as its upstream."""
     label = "c" + hashlib.sha256(key.encode()).hexdigest()[:12]
     names = {"label": label, "domain": domain, "project": "default"}
@@ -336,11 +343,13 @@ def request_of(key: str, spec: TunnelSpec, listener: TcpListener, domain: str = 
         name: value.format(**names) if isinstance(value, str) and name in ("hostname", "name") else _plain(value)
         for name, value in spec.properties()
     }
+    # Whoever asks for packets and says nothing of what takes them gets them as they are.
+    speaks = "udp" if spec.datagrams and spec.upstream == "tcp" else spec.upstream
     return {
         "key": key,
         "host": f"{label}.t.{domain}",
         "properties": properties,
-        "upstream": {"address": listener.host, "port": listener.port, "speaks": spec.upstream},
+        "upstream": {"address": listener.host, "port": listener.port, "speaks": speaks},
     }
 
 
@@ -403,8 +412,7 @@ def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-async def fill(listener: TcpListener, queue: UpstreamQueue) -> None:
-    """Move accepted connections into the tunnel's queue."""
+async def fill(listener: UpstreamListener, queue: UpstreamQueue) -> None:
+    """Move accepted connections, or UDP flows, into the tunnel's queue."""
     while True:
-        link = await listener.accept()
-        queue.put(Incoming(link))
+        queue.put(Incoming(await listener.accept()))

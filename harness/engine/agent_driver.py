@@ -228,7 +228,7 @@ class AgentDriver(ProtocolDriver):
         the engine."""
         own = {"edition": self.profile.edition, **self.profile.settings}
         for key, value in settings.items:
-            if own.get(key) != value:
+            if key != "agent.transport" and own.get(key) != value:
                 raise NotSupported(f"setting {key}={value}")
         table = self.profile.driver
         host, port = self._address("address")
@@ -243,6 +243,7 @@ class AgentDriver(ProtocolDriver):
             insecure=bool(table.get("insecure", False)),
             token=table.get("token"),
             certificate=certificate,
+            transport=str(settings.get("agent.transport", "tls")),
         )
         self.addresses = {"tcp": (resolved, port), "reported": (resolved, port)}
         if "public_address" in table:

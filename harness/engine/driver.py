@@ -7,8 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from harness.errors import NotSupported
+from harness.errors import NotSupported, PeerMismatch
 from harness.evidence.transcript import Transcript
+from harness.link.datagram import DatagramLink
 from harness.link.stream import Link
 from harness.model.spec import Settings, TunnelSpec
 
@@ -51,16 +52,31 @@ class Inexpressible:
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """One stream that the engine opened toward an upstream. `source` is the client's address where the engine told
-    it."""
+    """One stream or datagram channel (`flow`) that the engine opened toward an upstream. `source` is the client's
+    address where the engine told it."""
 
-    link: Link
+    flow: Link | DatagramLink
     source: str | None = None
     stream_id: str = ""
 
+    @property
+    def link(self) -> Link:
+        """The byte stream. Raises `PeerMismatch` where the engine opened a datagram channel."""
+        if isinstance(self.flow, DatagramLink):
+            raise PeerMismatch("a byte stream at the upstream", "a datagram channel")
+        return self.flow
+
+    @property
+    def packets(self) -> DatagramLink:
+        """The datagram channel. Raises `PeerMismatch` where the engine opened a byte stream."""
+        if isinstance(self.flow, DatagramLink):
+            return self.flow
+        raise PeerMismatch("a datagram channel at the upstream", "a byte stream")
+
 
 class UpstreamQueue:
-    """Where the streams of one published tunnel arrive, oldest first. Bounded: what does not fit is reset."""
+    """Where the streams, or datagram channels, of one published tunnel arrive, oldest first. Bounded: what does not fit
+    is reset."""
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[Incoming] = asyncio.Queue(MAX_WAITING)
@@ -74,7 +90,7 @@ class UpstreamQueue:
             self._queue.put_nowait(incoming)
             self._arrived.set()
         except asyncio.QueueFull:
-            incoming.link.abort()
+            incoming.flow.abort()
 
     async def get(self) -> Incoming:
         """The next stream."""

@@ -27,6 +27,7 @@ from harness.wire.tls.crypto import Identity
 START_TIMEOUT_MS = 20_000
 STOP_SECONDS = 10.0
 FIRST_LISTEN = "127.0.0.1:0"
+TRANSPORT = "agent.transport"
 
 
 class LaunchDriver(ProtocolDriver):
@@ -91,6 +92,8 @@ class LaunchDriver(ProtocolDriver):
         command = [str(word).replace("{python}", sys.executable) for word in table["command"]]
         command += [str(word).replace("{value}", listen) for word in table.get("listen", ())]
         for key, value in self._settings.items:
+            if key == TRANSPORT:
+                continue  # what our agents do, of which no engine is told
             command += arguments_for(table, key, value)
         folder = self._folder.name if self._folder else ""
         return [word.replace("{folder}", folder) for word in command]
@@ -123,8 +126,21 @@ class LaunchDriver(ProtocolDriver):
         named = own.project if own and own.project else self._settings.get("project.name")
         self.project = str(named or self.profile.driver.get("project", "default"))
         self.access = EngineAccess(
-            address, port, server_name=self.domain, ca_file=ready.get("ca_file"), token=own.word if own else None
+            address,
+            port,
+            server_name=self.domain,
+            ca_file=ready.get("ca_file"),
+            token=own.word if own else None,
+            transport=self._transport(),
+            udp=self.addresses.get("udp"),
         )
+
+    def _transport(self) -> str:
+        """What our agents reach the engine over. Raises `SetupFailed` when the engine has no ground for it."""
+        transport = str(self._settings.get(TRANSPORT, "tls"))
+        if transport == "quic" and "udp" not in self.addresses:
+            raise SetupFailed("engine: its ready line names no udp listener, which agents need that speak QUIC")
+        return transport
 
     async def stop(self) -> None:
         """Stop the engine; safe to call twice and after a crash."""

@@ -13,7 +13,7 @@ from typing import IO
 
 from harness.evidence.recorder import Recording
 from harness.link.tap import SILENT, Address, Tap, TapStream
-from harness.model.event import AGENT
+from harness.model.event import AGENT, DOWNSTREAM
 
 FOLDER = "evidence"
 """Where captures lie, beside `run.json`."""
@@ -69,7 +69,7 @@ class Captures(Tap):
 
     def stream(self, leg: str, local: Address, remote: Address, *, dialed: bool) -> TapStream:
         """See `Tap`."""
-        if self._recording is None or (leg == AGENT and self._hide_token):
+        if self._recording is None or self._hidden(leg):
             return SILENT
         return self._recording.stream(leg, local, remote, dialed=dialed)
 
@@ -77,10 +77,23 @@ class Captures(Tap):
         """See `Tap`."""
         return SILENT if self._recording is None else self._recording.carried(inside, dialed=dialed)
 
-    def secrets(self, lines: Sequence[str]) -> None:
+    def datagrams(self, leg: str, local: Address, remote: Address, *, dialed: bool) -> TapStream:
         """See `Tap`."""
-        if self._recording is not None:
+        if self._recording is None or self._hidden(leg):
+            return SILENT
+        return self._recording.datagrams(leg, local, remote, dialed=dialed)
+
+    def carried_datagrams(self, inside: Address, *, dialed: bool) -> TapStream:
+        """See `Tap`."""
+        return SILENT if self._recording is None else self._recording.carried_datagrams(inside, dialed=dialed)
+
+    def secrets(self, lines: Sequence[str], *, leg: str = DOWNSTREAM) -> None:
+        """See `Tap`."""
+        if self._recording is not None and not self._hidden(leg):
             self._recording.secrets(lines)
+
+    def _hidden(self, leg: str) -> bool:
+        return leg == AGENT and self._hide_token
 
     # life
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.evidence import pcapng
-from harness.evidence.packets import Conversation, Step
+from harness.evidence.packets import Conversation, Flow, Packets, Step
 from harness.link.tap import SILENT, Address, TapStream
 from harness.model.event import AGENT, DOWNSTREAM, UPSTREAM
 from harness.version import suite_version
@@ -25,7 +25,10 @@ INTERFACES = {
     DOWNSTREAM: ("downstream", "client and engine"),
     UPSTREAM: ("upstream", "engine and upstream"),
     AGENT: ("agent", "agent and engine: control channel and data streams"),
-    CARRIED: ("upstream (inside agent)", "data streams without the agent's own TLS and first frame; made-up addresses"),
+    CARRIED: (
+        "upstream (inside agent)",
+        "what the agent carries, without its own TLS and frames; made-up addresses",
+    ),
 }
 """Name and description of the interface of each leg."""
 ENGINE_SIDE, UPSTREAM_SIDE = "192.0.2.1", "192.0.2.2"
@@ -34,7 +37,7 @@ UPSTREAM_PORT = 61000
 """No protocol's port, so that a dissector looks at the octets."""
 _NOTE = (
     "Written by Edgecase from what its sockets took and gave. Octets, order, addresses and ends are real; "
-    "the other fields of TCP and IP headers are not."
+    "the other fields of TCP, UDP and IP headers are not, nor are ICMP messages."
 )
 
 
@@ -50,6 +53,8 @@ class _Noted:
 
 class Recorded(TapStream):
     """One connection of a recording. What is told behind a direction's end is passed over."""
+
+    datagrams = False
 
     def __init__(self, recording: Recording, leg: str, local: Address, remote: Address, *, dialed: bool) -> None:
         self._recording = recording
@@ -107,11 +112,41 @@ class Recorded(TapStream):
     def _note(self, ours: bool, step: Step, data: bytes = b"") -> None:
         if step is Step.RESET and self.open:
             self._over = {True: True, False: True}
-        elif self._over[ours] or (step is Step.DATA and not data):
+        elif self._over[ours] or (step is Step.DATA and not data and not self.datagrams):
             return
         elif step is Step.END:
             self._over[ours] = True
         self._recording.note(self, ours, step, data)
+
+    def packets(self, serial: int) -> Packets:
+        """Who makes the packets of it, which is number `serial` of the capture."""
+        return Conversation(self.local, self.remote, serial)
+
+
+class RecordedFlow(Recorded):
+    """One flow of datagrams. Once we let it go it is over; the other side can only refuse it."""
+
+    datagrams = True
+
+    def sent_end(self) -> None:
+        """See `TapStream`."""
+        self._over = {True: True, False: True}
+
+    def got_end(self) -> None:
+        """See `TapStream`."""
+        self.sent_end()
+
+    def moved(self, local: Address) -> TapStream:
+        """See `TapStream`; the names stay."""
+        self.sent_end()
+        stream = self._recording.datagrams(self.leg, local, self.remote, dialed=self.dialed)
+        for name in self.names:
+            stream.label(name)
+        return stream
+
+    def packets(self, serial: int) -> Packets:
+        """See `Recorded`."""
+        return Flow(self.local, self.remote)
 
 
 class OtherEnd(TapStream):
@@ -138,7 +173,7 @@ class Recording:
         self.start = now if start is None else start
         self._epoch = time.time_ns() - round(now * 1e9)
         self._noted: list[_Noted] = []
-        self._streams: dict[frozenset[Address], Recorded] = {}
+        self._streams: dict[tuple[type[Recorded], frozenset[Address]], Recorded] = {}
         self._key_logs: list[Sequence[str]] = []
         self._room = LIMIT
         self._carried = 0
@@ -149,25 +184,40 @@ class Recording:
 
     def stream(self, leg: str, local: Address, remote: Address, *, dialed: bool) -> TapStream:
         """A connection that begins now. Where both of its ends are ours, the one that dialed is heard."""
+        return self._begin(Recorded, leg, local, remote, dialed=dialed)
+
+    def datagrams(self, leg: str, local: Address, remote: Address, *, dialed: bool) -> TapStream:
+        """A flow of datagrams that begins now; as `stream`."""
+        return self._begin(RecordedFlow, leg, local, remote, dialed=dialed)
+
+    def _begin(self, kind: type[Recorded], leg: str, local: Address, remote: Address, *, dialed: bool) -> TapStream:
         if self._stopped:
             return SILENT
-        known = self._streams.get(frozenset((local, remote)))
+        key = (kind, frozenset((local, remote)))
+        known = self._streams.get(key)
         other = known if known is not None and known.open and known.local == remote else None
         if other and not dialed:
             return OtherEnd(other)
-        made = Recorded(self, leg, local, remote, dialed=dialed)
-        self._streams[frozenset((local, remote))] = made
+        made = self._streams[key] = kind(self, leg, local, remote, dialed=dialed)
         if other:
             other.give_way(made)
             self._noted = [noted for noted in self._noted if noted.stream is not other]
-        self.note(made, dialed, None)
+        if not made.datagrams:
+            self.note(made, dialed, None)
         return made
 
     def carried(self, inside: Address, *, dialed: bool) -> TapStream:
         """A stream inside the agent's connection from `inside`, drawn beside it with addresses of its own."""
+        return self._begin_inside(Recorded, inside, dialed=dialed)
+
+    def carried_datagrams(self, inside: Address, *, dialed: bool) -> TapStream:
+        """Datagrams inside the agent's connection from `inside`, drawn as a flow beside it."""
+        return self._begin_inside(RecordedFlow, inside, dialed=dialed)
+
+    def _begin_inside(self, kind: type[Recorded], inside: Address, *, dialed: bool) -> TapStream:
         self._carried += 1
         local, remote = (UPSTREAM_SIDE, UPSTREAM_PORT), (ENGINE_SIDE, UPSTREAM_PORT + self._carried)
-        stream = self.stream(CARRIED, local, remote, dialed=dialed)
+        stream = self._begin(kind, CARRIED, local, remote, dialed=dialed)
         if isinstance(stream, Recorded):
             stream.about = f"inside the agent's connection from port {inside[1]}"
         return stream
@@ -214,16 +264,17 @@ class Recording:
 
     def _packets(self, legs: Sequence[str]) -> Iterator[bytes]:
         numbers = {leg: number for number, leg in enumerate(legs)}
-        conversations: dict[Recorded, Conversation] = {}
+        made: dict[Recorded, Packets] = {}
         last = len(self._noted) - 1
         for index, noted in enumerate(self._noted):
             stream = noted.stream
-            if stream not in conversations:
-                conversations[stream] = Conversation(stream.local, stream.remote, len(conversations) + 1)
-            comment = _about(stream) if noted.step is None else ""
+            comment = ""
+            if stream not in made:
+                made[stream] = stream.packets(len(made) + 1)
+                comment = _about(stream)
             if index == last and self._full:
                 comment = f"{comment} The recording ends here: {self._told_full()}".strip()
-            for ours, packet in _made(conversations[stream], noted):
+            for ours, packet in _made(made[stream], noted):
                 direction = pcapng.OUTBOUND if ours else pcapng.INBOUND
                 at = self._nanoseconds(noted.at)
                 yield pcapng.packet(numbers[stream.leg], at, packet, direction=direction, comment=comment)
@@ -241,7 +292,7 @@ def _about(stream: Recorded) -> str:
     return ", ".join(part for part in (*stream.names, stream.about) if part)
 
 
-def _made(conversation: Conversation, noted: _Noted) -> Iterator[tuple[bool, bytes]]:
+def _made(packets: Packets, noted: _Noted) -> Iterator[tuple[bool, bytes]]:
     if noted.step is None:
-        return conversation.opened(dialed=noted.ours)
-    return ((noted.ours, packet) for packet in conversation.step(noted.ours, noted.step, noted.data))
+        return packets.opened(dialed=noted.ours)
+    return ((noted.ours, packet) for packet in packets.step(noted.ours, noted.step, noted.data))

@@ -1,1 +1,1 @@
-"""The I/O below a peer: TCP connections and listeners, agent streams."""
+"""The I/O below a peer: TCP connections and listeners, UDP flows, agent streams."""

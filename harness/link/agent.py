@@ -1,4 +1,4 @@
-"""The agent's link to an engine: TLS by the standard library's BIO objects over a TCP link of ours.
+"""The agent's link to an engine; over TLS by the standard library's BIO objects on a TCP link of ours.
 
 asyncio's own TLS cannot end one direction and read on, nor tell a close_notify from a bare FIN. Here a `close_notify`
 ends our direction while reading goes on (`send_end`), a FIN without one is a truncation, and an abort is a RST.
@@ -11,6 +11,7 @@ import contextlib
 import functools
 import re
 import ssl
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -73,7 +74,8 @@ class EngineAccess:
     """How an agent reaches an engine and proves who it is.
 
     `server_name` is sent as SNI and checked; `None` sends none and leaves the name unchecked. `ca_file` is the only
-    trust when it is set, `insecure` trusts anybody. `certificate` is (PEM chain, PEM key).
+    trust when it is set, `insecure` trusts anybody. `certificate` is (PEM chain, PEM key). `transport` is `tls` or
+    `quic`; `udp` is where QUIC is spoken, unless that is at the same address and port.
     """
 
     address: str
@@ -83,11 +85,14 @@ class EngineAccess:
     insecure: bool = False
     token: str | None = field(default=None, repr=False)
     certificate: tuple[str, str] | None = None
+    transport: str = "tls"
+    udp: tuple[str, int] | None = None
 
     async def connect(
         self, *, alpn: Sequence[str] | None = None, first: bytes = b"", address: tuple[str, int] | None = None
     ) -> AgentLink:
-        """Open one link; `first` leaves in the same write as our Finished. `address` is another engine's."""
+        """Open one link over TLS; `first` leaves in the same write as our Finished. `address` is another engine's.
+        (Streams of a QUIC connection are opened by `harness.link.agent_quic`.)"""
         host, port = address or (self.address, self.port)
         return await connect_agent(
             host,
@@ -143,6 +148,18 @@ class _Tcp(TcpLink):
             self._transport.resume_reading()
         return data
 
+    @property
+    def unsent(self) -> int:
+        """Octets that the socket has not taken yet."""
+        return 0 if self._gone else self._transport.get_write_buffer_size()
+
+    def send_now(self, data: bytes) -> None:
+        """Write without waiting for the send buffer. Raises `LinkReset` when the connection is gone."""
+        if self._gone:
+            raise LinkReset(str(self._lost or "connection closed"))
+        self.tap.sent(data)
+        self._transport.write(data)
+
     def let_go(self) -> None:
         """Send FIN and close as soon as the other side's is here."""
         if self._gone or self._let_go:
@@ -167,10 +184,70 @@ class _Tcp(TcpLink):
 
 
 class AgentLink(Link):
-    """One TLS connection to the engine. Made by `connect_agent`.
+    """One connection of an agent to the engine: a TLS connection, or a stream of its QUIC connection.
 
     `end` is how the other side ended it, once that was read. One task may receive and another send at the same time.
     """
+
+    end: End | None = None
+
+    @property
+    @abstractmethod
+    def version(self) -> str:
+        """The TLS version (`TLSv1.3`)."""
+
+    @property
+    @abstractmethod
+    def alpn(self) -> str | None:
+        """The application protocol that the engine chose."""
+
+    @property
+    @abstractmethod
+    def peer_certificate(self) -> bytes | None:
+        """The engine's certificate, DER."""
+
+    @property
+    @abstractmethod
+    def local(self) -> tuple[str, int]:
+        """Our address and port."""
+
+    @property
+    @abstractmethod
+    def closed(self) -> bool:
+        """Whether nothing goes over it any more."""
+
+    @property
+    @abstractmethod
+    def unsent(self) -> int:
+        """Octets that the transport has not taken yet."""
+
+    @abstractmethod
+    def send_now(self, data: bytes) -> None:
+        """As `send`, without waiting: whoever calls looks at `unsent`, and does not `send` at the same time."""
+
+    @abstractmethod
+    def poll(self, limit: int = 65536) -> bytes | None:
+        """What `receive` would give at once, or `None` when nothing is here. Only while no task receives."""
+
+    @abstractmethod
+    def push_back(self, data: bytes) -> None:
+        """Put octets back in front: they were read with a frame before them."""
+
+    @abstractmethod
+    def carry(self, *, dialed: bool) -> None:
+        """From here on the link is a byte stream, and the tap is told of what it carries; `dialed`: we opened it."""
+
+    @abstractmethod
+    async def send_fin(self) -> None:
+        """End our direction without a word of TLS's: what a truncation attack looks like (RFC 8446 section 6.1)."""
+
+    @abstractmethod
+    async def wait_closed(self) -> None:
+        """Return when nothing goes over it any more."""
+
+
+class TlsAgentLink(AgentLink):
+    """One TLS connection to the engine. Made by `connect_agent`."""
 
     def __init__(self, tcp: _Tcp, context: ssl.SSLContext, server_name: str | None) -> None:
         self._tcp = tcp
@@ -242,6 +319,22 @@ class AgentLink(Link):
             except ssl.SSLError as error:
                 self._fail(error)
             await self._flush()
+
+    @property
+    def unsent(self) -> int:
+        """Octets, encrypted, that the socket has not taken yet."""
+        return self._tcp.unsent
+
+    def send_now(self, data: bytes) -> None:
+        """As `send`, without waiting: whoever calls looks at `unsent`, and does not `send` at the same time."""
+        if self._ended_ours:
+            raise LinkReset("our direction was ended before")
+        self._carried.sent(data)
+        try:
+            self._tls.write(data)
+        except ssl.SSLError as error:
+            self._fail(error)
+        self._tcp.send_now(self._out.read())
 
     async def receive(self, limit: int = 65536) -> bytes:
         """The next octets, `b""` at the engine's close_notify. Raises `LinkReset`, also for a FIN without it."""
@@ -412,14 +505,14 @@ async def connect_agent(
     insecure: bool = False,
     version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
     first: bytes = b"",
-) -> AgentLink:
+) -> TlsAgentLink:
     """Connect to an engine and complete the TLS handshake, with exactly `version`.
 
     Raises `OSError` when TCP fails or a file cannot be read, `HandshakeFailed` when TLS does.
     """
     context = _context(str(ca_file) if ca_file else None, tuple(alpn), certificate, insecure, server_name, version)
     _, tcp = await asyncio.get_running_loop().create_connection(_Tcp, address, port)
-    link = AgentLink(tcp, context, server_name)
+    link = TlsAgentLink(tcp, context, server_name)
     try:
         await link.handshake(first)
     except HandshakeFailed:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from harness.link.tap import SILENT, TapStream
+
 
 class DatagramLink(ABC):
     """Packets to and from the engine, whole or not at all. No method has a deadline of its own."""
+
+    tap: TapStream = SILENT
+    """Who is told what goes over the wire, packet by packet."""
 
     @abstractmethod
     def send(self, packet: bytes) -> None:

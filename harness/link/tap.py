@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextvars import ContextVar
 
+from harness.model.event import DOWNSTREAM
+
 Address = tuple[str, int]
 
 
 class TapStream:
     """One connection as its link tells it: octets in the order in which its socket took and gave them, and its ends.
-    This one forgets everything."""
+    Of a flow of datagrams each `sent` and each `got` is one packet. This one forgets everything."""
 
     def label(self, name: str) -> None:
         """The connection's name in the transcript."""
@@ -35,7 +37,11 @@ class TapStream:
         """We reset the connection."""
 
     def got_reset(self) -> None:
-        """The other side reset the connection."""
+        """The other side reset the connection, or refused a datagram (ICMP)."""
+
+    def moved(self, local: Address) -> TapStream:
+        """The flow of datagrams goes on from another address of ours: who is told of it from here on."""
+        return self
 
 
 class Tap:
@@ -54,8 +60,17 @@ class Tap:
         """A stream inside the agent's connection from `inside`, without the agent's own TLS and its first frame."""
         return SILENT
 
-    def secrets(self, lines: Sequence[str]) -> None:
-        """The key log of one TLS endpoint of ours; it may still grow, and is read when the capture is written."""
+    def datagrams(self, leg: str, local: Address, remote: Address, *, dialed: bool) -> TapStream:
+        """A UDP flow begins on `leg`; `dialed` says that we began it."""
+        return SILENT
+
+    def carried_datagrams(self, inside: Address, *, dialed: bool) -> TapStream:
+        """As `carried`, for datagrams."""
+        return SILENT
+
+    def secrets(self, lines: Sequence[str], *, leg: str = DOWNSTREAM) -> None:
+        """The key log of one TLS or QUIC endpoint of ours on `leg`; it may still grow, and is read when the capture is
+        written."""
 
 
 SILENT = TapStream()

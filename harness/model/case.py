@@ -31,12 +31,12 @@ class Case:
     """What a case declares.
 
     `publish` gives the specs by name for one variant; the scene publishes them before the script starts. `settings`
-    says how the engine
-    must be started. `needs` may hold `dynamic` (publishes by itself over the agent protocol), `private-engine`
-    (damages its engine) and
-    `agent` (speaks the agent protocol itself). `features` is what the profile must claim for the case to run, on top
-    of what the specs
-    need; `refusal` marks a case that runs *only* where a feature is not claimed. `sanity` cases guard their family.
+    says how the engine must be started. `needs` may hold `dynamic` (publishes by itself over the agent protocol),
+    `private-engine` (damages its engine), `agent` (speaks the agent protocol itself) and `tls-link` (is about the
+    agent's TLS connections, or moves what only they have: no other transport will do). `axes` names the axes of a run
+    on which the case runs even where only a subset does. `features` is what the profile must claim for the case to run,
+    on top of what the specs need; `refusal` marks a case that runs *only* where a feature is not claimed. `sanity`
+    cases guard their family.
     """
 
     id: str
@@ -53,6 +53,7 @@ class Case:
     single_family: bool
     slow: bool
     refusal: str | None
+    axes: frozenset[str] = frozenset()
 
     @property
     def title(self) -> str:
@@ -104,6 +105,7 @@ def case(
     single_family: bool = False,
     slow: bool = False,
     refusal: str | None = None,
+    axes: Sequence[str] = (),
 ) -> Callable[[CaseFunction], CaseFunction]:
     """Declare a case; the decorated coroutine function takes the scene.
 
@@ -113,9 +115,9 @@ def case(
     `revision` is raised when
     the expectation changes. `family` defaults to that of the first spec (`tls`, `http`), or `agent`.
     """
-    axes = over or {}
+    own = over or {}
     variants = tuple(
-        Variant("-".join(values), tuple(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())
+        Variant("-".join(values), tuple(zip(own, values, strict=True))) for values in itertools.product(*own.values())
     )
 
     def specs(variant: Variant) -> Mapping[str, TunnelSpec]:
@@ -141,6 +143,7 @@ def case(
             single_family=single_family,
             slow=slow,
             refusal=refusal,
+            axes=frozenset(axes),
         )
         setattr(function, MARK, declared)
         return function

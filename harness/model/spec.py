@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 SettingValue = str | int | bool
+QUIC_ALPN = ("edgecase",)
+"""What the peers of a QUIC tunnel without a list speak unless a case says otherwise: QUIC needs a protocol."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +19,7 @@ class TunnelSpec:
     run), `{domain}` (the
     engine's base name) and `{project}`; the driver fills them in. `upstream` says what stands behind the tunnel, which
     no engine is told:
-    `tcp` (plain bytes) or `tls` (the upstream speaks TLS itself).
+    `tcp` (plain bytes), `tls` (the upstream speaks TLS itself), `quic` (it speaks QUIC) or `udp` (plain packets).
     """
 
     protocol: str | None = None
@@ -53,6 +55,16 @@ class TunnelSpec:
                 yield item.name, value
 
     @property
+    def datagrams(self) -> bool:
+        """Whether the tunnel carries packets rather than octets: what its type says, or what its protocol implies where
+        none is given (VAL-001)."""
+        if self.type is not None:
+            return self.type == "datagram"
+        if self.publish is False:
+            return False
+        return self.protocol in ("dtls", "quic") or (self.family == "http" and self.http_version == "h3")
+
+    @property
     def family(self) -> str:
         """The protocol family: `http`, `tls`, `dtls`, `quic` or `private`."""
         return "private" if self.publish is False else (self.protocol or "http")
@@ -86,9 +98,23 @@ def _http_features(spec: TunnelSpec) -> Iterator[str]:
         yield "tls.min-version"
 
 
+def _quic_features(spec: TunnelSpec) -> Iterator[str]:
+    yield "quic"
+    if spec.tls_alpns:
+        yield "quic.alpn"
+
+
+def _private_features(spec: TunnelSpec) -> Iterator[str]:
+    yield "private"
+    if spec.datagrams:
+        yield "private.datagram"
+
+
 _FEATURES_OF: dict[str, Callable[[TunnelSpec], Iterator[str]]] = {
     "tls": _tls_features,
     "http": _http_features,
+    "quic": _quic_features,
+    "private": _private_features,
 }
 
 
@@ -132,6 +158,13 @@ def http(**properties: Any) -> TunnelSpec:
     return TunnelSpec(**{"protocol": "http", "upstream": behind, **properties})
 
 
+def quic(**properties: Any) -> TunnelSpec:
+    """A published QUIC tunnel: QUIC ends at the edge, which is the client of a QUIC upstream."""
+    return TunnelSpec(**{"protocol": "quic", "upstream": "quic", **properties})
+
+
 def private(**properties: Any) -> TunnelSpec:
-    """A tunnel that is not published: reached by dialling it over the agent protocol."""
-    return TunnelSpec(**{"publish": False, "name": "{label}", **properties})
+    """A tunnel that is not published: reached by dialling it over the agent protocol. With `type="datagram"` it carries
+    packets."""
+    behind = "udp" if properties.get("type") == "datagram" else "tcp"
+    return TunnelSpec(**{"publish": False, "name": "{label}", "upstream": behind, **properties})

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from fixtures.agent import edgecase_agent_pb2 as pb
@@ -13,6 +14,8 @@ from harness.engine.driver import Incoming, UpstreamQueue
 from harness.errors import DeadlineExpired, PeerMismatch
 from harness.evidence.transcript import Transcript
 from harness.link.agent import AgentLink, EngineAccess
+from harness.link.agent_quic import QuicAgentConnection, QuicAgentLink, QuicChannel
+from harness.link.datagram import DatagramLink
 from harness.link.deadline import deadline
 from harness.link.stream import LinkReset
 from harness.model.spec import TunnelSpec
@@ -38,11 +41,20 @@ Abandonment = Callable[[pb.ProxyConnReq], None]
 """Told when a stream that was admitted did not come about."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Tunnel:
+    """One tunnel that the engine granted: where its streams go, and whether they carry packets."""
+
+    queue: UpstreamQueue
+    datagrams: bool
+    guaranteed: bool
+
+
 class Agent:
     """A well-behaved agent: it opens a control channel, keeps it alive, and answers every request for a stream.
 
-    Each stream lands in the `UpstreamQueue` of its tunnel. `refuse_streams` (code, text) makes it refuse them,
-    `zero_rtt=False` await a ProxyRsp. `lost` says how the control channel ended, once it did.
+    Each stream, or datagram channel, lands in the `UpstreamQueue` of its tunnel. `refuse_streams` (code, text) makes it
+    refuse them, `zero_rtt=False` await a ProxyRsp. `lost` says how the control channel ended, once it did.
     """
 
     def __init__(
@@ -69,10 +81,11 @@ class Agent:
         self._name = name
         self._opener = Opener(access, transcript, name)
         self._control: Frames | None = None
+        self._connection: QuicAgentConnection | None = None
         self._running = False
         self._gone = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._tunnels: dict[str, UpstreamQueue] = {}
+        self._tunnels: dict[str, _Tunnel] = {}
         self._opening: dict[str, tuple[asyncio.Future[pb.OpenTunnelRsp], UpstreamQueue]] = {}
         self._closing: dict[str, asyncio.Future[None]] = {}
         self._goodbye: asyncio.Future[None] | None = None
@@ -102,6 +115,7 @@ class Agent:
         """Open the control channel. Raises `EngineRefused`, `ChannelLost`, `OSError`, `LinkReset`, `PeerMismatch`,
         `DeadlineExpired`."""
         link = await self._opener.link()
+        self._connection = link.connection if isinstance(link, QuicAgentLink) else None
         self._control = Frames(link, self._opener.channel(self._name))
         await self._control.send(
             wire.open_control_channel(token=self.access.token, interval_ms=self._interval_ms),
@@ -183,7 +197,9 @@ class Agent:
                 return "the engine closed the control channel"
             case "heartbeat":
                 return self._heard(message.heartbeat)
-            case "empty" | "server_message" | "datagram_channel_close":
+            case "datagram_channel_close":
+                self._channel_closed(message.datagram_channel_close)
+            case "empty" | "server_message":
                 pass
             case other:
                 return f"the engine sent {other} on the control channel"
@@ -195,7 +211,9 @@ class Agent:
             return
         if reply.tunnel_properties.id.value:
             # Here and not where the caller wakes: a request for a stream may come in the same read.
-            self._tunnels[reply.tunnel_properties.id.value] = queue
+            granted = reply.tunnel_properties
+            tunnel = _Tunnel(queue, wire.carries_datagrams(granted), granted.datagram_guaranteed_delivery.value)
+            self._tunnels[granted.id.value] = tunnel
         future.set_result(reply)
 
     def _heard(self, beat: pb.Heartbeat) -> str | None:
@@ -302,9 +320,9 @@ class Agent:
 
     async def _serve(self, request: pb.ProxyConnReq) -> None:
         """Answer one request for a data stream."""
-        queue = self._tunnels.get(request.tunnel_id)
+        tunnel = self._tunnels.get(request.tunnel_id)
         refusal = self.refuse_streams
-        if queue is None:
+        if tunnel is None:
             refusal = (4000, "no such tunnel here")
         elif self._streams >= MAX_STREAMS:
             refusal = (7000, f"more than {MAX_STREAMS} streams in the making")
@@ -312,8 +330,8 @@ class Agent:
         try:
             if refusal is None and self._admit is not None:
                 refusal = await self._admit(request)
-            if refusal is None and queue is not None:
-                refusal = await self._connect(request, queue)
+            if refusal is None and tunnel is not None:
+                refusal = await self._connect(request, tunnel)
                 if refusal is not None and self._abandoned is not None:
                     self._abandoned(request)
             code, text = refusal or (None, "")
@@ -321,7 +339,33 @@ class Agent:
         finally:
             self._streams -= 1
 
-    async def _connect(self, request: pb.ProxyConnReq, queue: UpstreamQueue) -> tuple[int, str] | None:
+    async def _connect(self, request: pb.ProxyConnReq, tunnel: _Tunnel) -> tuple[int, str] | None:
+        # Section 4.6: over QUIC a datagram tunnel has no streams, unless nothing may be lost or another engine asks.
+        direct = tunnel.datagrams and not tunnel.guaranteed and not request.HasField("proxy_endpoint")
+        if direct and self.access.transport == "quic":
+            return await self._connect_channel(request, tunnel)
+        return await self._connect_stream(request, tunnel)
+
+    async def _connect_channel(self, request: pb.ProxyConnReq, tunnel: _Tunnel) -> tuple[int, str] | None:
+        """A channel in DATAGRAM frames on the connection of the control channel."""
+        connection = self._connection
+        if connection is None:
+            return 6000, "no QUIC connection"
+        try:
+            channel = connection.channel(request.stream_id)
+        except ValueError as error:
+            return 6000, str(error)
+        channel.on_close = lambda: self._start(self._say(wire.datagram_channel_close(request.stream_id)))
+        tunnel.queue.put(Incoming(channel, wire.address_text(request.source_ip), request.stream_id))
+        return None
+
+    def _channel_closed(self, closed: pb.DatagramChannelClose) -> None:
+        channel = self._connection.find(closed.stream_id) if self._connection else None
+        if channel is not None:
+            told = f": {wire.describe_error(closed.error)}" if closed.HasField("error") else ""
+            channel.cut(f"the engine closed the channel{told}")
+
+    async def _connect_stream(self, request: pb.ProxyConnReq, tunnel: _Tunnel) -> tuple[int, str] | None:
         secret = request.secret.value if request.HasField("secret") else None
         first = wire.proxy_req(request.stream_id, secret=secret, zero_rtt=self.zero_rtt)
         try:
@@ -333,12 +377,45 @@ class Agent:
                     return 6000, f"the engine refused the data stream: {wire.describe_error(reply.error)}"
         except (OSError, LinkReset, DeadlineExpired, PeerMismatch) as error:
             return 6000, f"no data stream: {error}"
-        queue.put(Incoming(frames.hand_over(), wire.address_text(request.source_ip), request.stream_id))
+        flow = frames.hand_over_packets() if tunnel.datagrams else frames.hand_over()
+        tunnel.queue.put(Incoming(flow, wire.address_text(request.source_ip), request.stream_id))
         return None
 
     async def dial(self, tunnel: str, *, zero_rtt: bool | None = None, glued: bytes = b"") -> AgentLink:
         """Dial a tunnel by id or name; needs no control channel. Raises `EngineRefused` (with zero_rtt false),
         `PeerMismatch`, `LinkReset`, `OSError`, `DeadlineExpired`."""
+        return (await self._dial(tunnel, zero_rtt, glued)).hand_over(dialed=True)
+
+    async def dial_packets(self, tunnel: str, *, zero_rtt: bool | None = None) -> DatagramLink:
+        """Dial a datagram tunnel by id or name: its packets in DATAGRAM frames where the link is QUIC and the engine
+        agrees, else framed on a stream. Raises as `dial`."""
+        if self.access.transport == "quic":
+            frames = await self._opener.stream(
+                wire.stream_req(tunnel, token=self.access.token, zero_rtt=False, datagram_channel=True)
+            )
+            reply: pb.StreamRsp = await read_reply(frames, "stream_rsp")
+            if not reply.HasField("error"):
+                channel = (await self._opener.connection()).channel(reply.stream_id)
+                self._start(self._hold(channel, frames))
+                return channel
+            await frames.link.close()
+        return (await self._dial(tunnel, zero_rtt, b"")).hand_over_packets(dialed=True)
+
+    async def _hold(self, channel: QuicChannel, handle: Frames) -> None:
+        """The stream of a dialled channel: its end is the channel's, and the other way round."""
+        channel.on_close = lambda: self._start(handle.link.close())
+        reason = "the engine ended the channel's stream"
+        try:
+            while (message := await handle.read()) is not None:
+                if wire.kind(message) == "datagram_channel_close":
+                    reason = "the engine closed the channel"
+                    break
+        except (LinkReset, wire.FrameError) as end:
+            reason = str(end)
+        channel.cut(reason)
+        await handle.link.close()
+
+    async def _dial(self, tunnel: str, zero_rtt: bool | None, glued: bytes) -> Frames:
         early = self.zero_rtt if zero_rtt is None else zero_rtt
         frames = await self._opener.stream(
             wire.stream_req(tunnel, token=self.access.token, zero_rtt=early), glued=glued
@@ -348,7 +425,7 @@ class Agent:
             if reply.HasField("error"):
                 await frames.link.close()
                 raise EngineRefused(reply.error)
-        return frames.hand_over(dialed=True)
+        return frames
 
     # end
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from fixtures.agent import edgecase_agent_pb2 as pb
 from harness.errors import PeerMismatch
 from harness.evidence.transcript import AGENT, Channel, Transcript
+from harness.link import tap
 from harness.link.agent import AgentLink, EngineAccess
+from harness.link.agent_quic import QuicAgentConnection, connect_agent_quic
 from harness.link.deadline import deadline
+from harness.link.framed import FramedLink
 from harness.link.stream import LinkReset
 from harness.wire import agent as wire
 
@@ -71,7 +75,7 @@ class Frames:
                 self._got("reset", detail=end.reason)
                 raise
             if not data:
-                self._got("close_notify")
+                self._got(str(self.link.end or "end"))
                 if self._reader.partial:
                     raise wire.FrameError(f"the end after {self._reader.partial} octets of a frame")
                 return None
@@ -103,15 +107,25 @@ class Frames:
         self.link.carry(dialed=dialed)
         return self.link
 
+    def hand_over_packets(self, *, dialed: bool = False) -> FramedLink:
+        """The link as a datagram channel whose packets are framed on it."""
+        self.link.push_back(self._reader.rest())
+        framed = FramedLink(self.link)
+        framed.tap = tap.current().carried_datagrams(self.link.local, dialed=dialed)
+        return framed
+
 
 class Opener:
-    """Opens the links of one agent and keeps them, so that none outlives it."""
+    """Opens the links of one agent and keeps them, so that none outlives it. Over QUIC they are the streams of one
+    connection per way to reach the engine, which is opened with the first of them."""
 
     def __init__(self, access: EngineAccess, transcript: Transcript | None, name: str) -> None:
         self.access = access
         self.transcript = transcript
         self.name = name
         self._links: set[AgentLink] = set()
+        self._connections: dict[tuple[Any, ...], QuicAgentConnection] = {}
+        self._connecting = asyncio.Lock()
         self._serial = 0
 
     def channel(self, name: str) -> Channel | None:
@@ -121,12 +135,44 @@ class Opener:
     async def link(self, access: EngineAccess | None = None, **options: Any) -> AgentLink:
         """Open one link. Raises `OSError`, `LinkReset`, `DeadlineExpired`."""
         chosen = access or self.access
-        async with deadline(f"the engine at {chosen} to complete the agent's TLS handshake"):
-            link = await chosen.connect(**options)
+        async with deadline(f"the engine at {chosen} to complete the agent's {chosen.transport.upper()} handshake"):
+            if chosen.transport == "quic":
+                link: AgentLink = await self._stream_of(chosen, **options)
+            else:
+                link = await chosen.connect(**options)
         if len(self._links) % 64 == 63:
             self._links = {kept for kept in self._links if not kept.closed}
         self._links.add(link)
         return link
+
+    async def _stream_of(
+        self,
+        access: EngineAccess,
+        *,
+        alpn: Sequence[str] | None = None,
+        first: bytes = b"",
+        address: tuple[str, int] | None = None,
+    ) -> AgentLink:
+        connection = await self.connection(access, alpn=alpn, address=address)
+        return await connection.open(first)
+
+    async def connection(
+        self,
+        access: EngineAccess | None = None,
+        *,
+        alpn: Sequence[str] | None = None,
+        address: tuple[str, int] | None = None,
+    ) -> QuicAgentConnection:
+        """The QUIC connection of this agent with `access`, opened unless it is there. Raises as `link`."""
+        chosen = access or self.access
+        protocols = ("rstrm/1",) if alpn is None else tuple(alpn)
+        key = (chosen, protocols, address)
+        async with self._connecting:
+            known = self._connections.get(key)
+            if known is None or known.over:
+                known = await connect_agent_quic(chosen, alpn=protocols, address=address)
+                self._connections[key] = known
+        return known
 
     async def stream(self, first: pb.Message, *, glued: bytes = b"", **options: Any) -> Frames:
         """A connection of its own whose first frame is `first`, `glued` in the same record behind it."""
@@ -141,6 +187,9 @@ class Opener:
         links, self._links = self._links, set()
         for link in links:
             link.abort()
+        connections, self._connections = self._connections, {}
+        for connection in connections.values():
+            await connection.close()
         for link in links:
             await link.wait_closed()
 
@@ -155,6 +204,10 @@ async def read_reply(frames: Frames, case: str) -> Any:
         except wire.FrameError as error:
             raise PeerMismatch(f"{case} from the engine", str(error)) from error
     if message is None or wire.kind(message) != case:
-        actual = "close_notify" if message is None else f"{wire.kind(message)} {wire.describe(message)}".strip()
+        actual = (
+            str(frames.link.end or "end")
+            if message is None
+            else f"{wire.kind(message)} {wire.describe(message)}".strip()
+        )
         raise PeerMismatch(f"{case} from the engine", actual)
     return getattr(message, case)

@@ -521,7 +521,7 @@ class Http1Upstream:
             except (EngineDeparted, LinkReset) as error:
                 channel.got("no TLS", detail=str(error))
                 self.failed.append(str(error))
-                incoming.link.abort()
+                incoming.flow.abort()
                 self.changed.tell()
                 return
         connection = UpstreamConnection(number, link, channel, self)
@@ -583,7 +583,7 @@ class Http1Upstream:
         for connection in self.connections:
             await connection.link.close()
         for incoming in self._queue.drain():
-            incoming.link.abort()
+            incoming.flow.abort()
         for result in results:
             if isinstance(result, Exception):
                 raise result

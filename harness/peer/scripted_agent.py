@@ -10,7 +10,9 @@ from fixtures.agent import edgecase_agent_pb2 as pb
 from harness.errors import PeerMismatch
 from harness.evidence.transcript import Transcript
 from harness.link.agent import AgentLink, EngineAccess
+from harness.link.agent_quic import QuicAgentConnection, QuicChannel
 from harness.link.deadline import deadline
+from harness.link.framed import FramedLink
 from harness.link.stream import End, EndKind, LinkReset
 from harness.model.spec import TunnelSpec
 from harness.peer.agent_frames import Frames, Opener, read_reply
@@ -73,7 +75,8 @@ class ScriptedAgent:
         )
         channel = self._opener.channel(self.name)
         if channel:
-            channel.sent("TLS connection", detail=f"{link.version}, ALPN {link.alpn}")
+            what = "TLS connection" if self.access.transport == "tls" else "QUIC stream"
+            channel.sent(what, detail=f"{link.version}, ALPN {link.alpn}")
             if first:
                 channel.sent("raw octets", data=first)
         self._frames = Frames(link, channel)
@@ -130,7 +133,7 @@ class ScriptedAgent:
             except wire.FrameError as error:
                 raise PeerMismatch(f"{awaited} from the engine", str(error)) from error
             if message is None:
-                raise PeerMismatch(f"{awaited} from the engine", "close_notify")
+                raise PeerMismatch(f"{awaited} from the engine", str(self.link.end or "end"))
             if wire.kind(message) not in self._ignore:
                 return message
 
@@ -146,7 +149,7 @@ class ScriptedAgent:
                 except wire.FrameError as error:
                     raise PeerMismatch("the end of the control channel", str(error)) from error
                 if message is None:
-                    return End(EndKind.CLOSE_NOTIFY)
+                    return self.link.end or End(EndKind.CLOSE_NOTIFY)
                 if wire.kind(message) not in self._ignore | set(allow):
                     actual = f"{wire.kind(message)} {wire.describe(message)}".strip()
                     raise PeerMismatch("the end of the control channel", actual)
@@ -247,6 +250,19 @@ class ScriptedAgent:
     ) -> AgentLink:
         """Answer `request` with a data stream. Unless `zero_rtt` is true, awaits its ProxyRsp. `confirm` adds the
         ProxyConnRsp on the control channel. Raises `PeerMismatch`, `DeadlineExpired`, `LinkReset`."""
+        frames = await self._answered(request, secret, stream_id, zero_rtt, glued, confirm=confirm)
+        return frames.hand_over()
+
+    async def _answered(
+        self,
+        request: pb.ProxyConnReq,
+        secret: str | None,
+        stream_id: str | None,
+        zero_rtt: bool | None,
+        glued: bytes,
+        *,
+        confirm: bool,
+    ) -> Frames:
         frames = await self._proxy_stream(request, secret, stream_id, zero_rtt, glued)
         if not zero_rtt:
             reply = await read_reply(frames, "proxy_rsp")
@@ -254,7 +270,53 @@ class ScriptedAgent:
                 raise PeerMismatch("proxy_rsp without error", wire.describe_error(reply.error))
         if confirm:
             await self.proxy_conn_rsp(stream_id or request.stream_id)
-        return frames.hand_over()
+        return frames
+
+    async def answer_packets(
+        self,
+        request: pb.ProxyConnReq,
+        *,
+        secret: str | None = KEEP,
+        stream_id: str | None = None,
+        zero_rtt: bool | None = True,
+        glued: bytes = b"",
+        confirm: bool = True,
+    ) -> FramedLink:
+        """As `answer_proxy`, for a datagram tunnel: its packets, framed on the stream. The link can also send what is
+        no packet (`send_frame`, `send_octets`)."""
+        frames = await self._answered(request, secret, stream_id, zero_rtt, glued, confirm=confirm)
+        return frames.hand_over_packets()
+
+    async def quic(self) -> QuicAgentConnection:
+        """The agent's QUIC connection, which carries its streams and channels; only over that transport.
+
+        Its `channel(stream_id)` is a datagram channel, `send_datagram` takes any payload, `wire.say` any frame.
+        Raises as `connect`.
+        """
+        async with deadline(f"the engine at {self.access} to complete the agent's QUIC handshake"):
+            return await self._opener.connection()
+
+    async def answer_channel(self, request: pb.ProxyConnReq, *, confirm: bool = True) -> QuicChannel:
+        """Answer `request` for a channel in DATAGRAM frames: no stream, and a ProxyConnRsp unless `confirm` is
+        false."""
+        channel = (await self.quic()).channel(request.stream_id)
+        if confirm:
+            await self.proxy_conn_rsp(request.stream_id)
+        return channel
+
+    async def close_channel(self, stream_id: str, *, code: int | None = None, text: str = "") -> None:
+        """DatagramChannelClose on the control channel."""
+        await self.send_message(wire.datagram_channel_close(stream_id, code=code, text=text))
+
+    async def dial_channel(self, tunnel: str, *, token: str | None = KEEP) -> tuple[QuicChannel, Frames]:
+        """Dial a datagram tunnel for a channel in DATAGRAM frames: the channel, and its handle, the stream that stays
+        open. Raises `PeerMismatch` for an error, `DeadlineExpired`."""
+        own = self.access.token if token is KEEP else token
+        frames = await self.stream(wire.stream_req(tunnel, token=own, zero_rtt=False, datagram_channel=True))
+        reply: pb.StreamRsp = await read_reply(frames, "stream_rsp")
+        if not reply.stream_id:
+            raise PeerMismatch("stream_rsp with a stream id", wire.describe_error(reply.error))
+        return (await self.quic()).channel(reply.stream_id), frames
 
     async def rejected_proxy(
         self, request: pb.ProxyConnReq, *, secret: str | None = KEEP, stream_id: str | None = None
@@ -278,12 +340,21 @@ class ScriptedAgent:
         self, tunnel: str, *, zero_rtt: bool | None = True, token: str | None = KEEP, glued: bytes = b""
     ) -> AgentLink:
         """Dial a tunnel by id or name. Unless `zero_rtt` is true, awaits its StreamRsp. Raises as `answer_proxy`."""
+        return (await self._dialed(tunnel, zero_rtt, token, glued)).hand_over(dialed=True)
+
+    async def _dialed(self, tunnel: str, zero_rtt: bool | None, token: str | None, glued: bytes) -> Frames:
         frames = await self._dial_stream(tunnel, zero_rtt, token, glued)
         if not zero_rtt:
             reply = await read_reply(frames, "stream_rsp")
             if not reply.stream_id:
                 raise PeerMismatch("stream_rsp with a stream id", wire.describe_error(reply.error))
-        return frames.hand_over(dialed=True)
+        return frames
+
+    async def dial_packets(
+        self, tunnel: str, *, zero_rtt: bool | None = True, token: str | None = KEEP, glued: bytes = b""
+    ) -> FramedLink:
+        """As `dial`, for a datagram tunnel."""
+        return (await self._dialed(tunnel, zero_rtt, token, glued)).hand_over_packets(dialed=True)
 
     async def rejected_dial(self, tunnel: str, *, token: str | None = KEEP) -> pb.Error:
         """Dial with zero_rtt false and give the error of the engine's StreamRsp."""

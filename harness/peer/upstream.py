@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from harness.engine.driver import Incoming, UpstreamQueue
 from harness.errors import DeadlineExpired, PeerMismatch
-from harness.evidence.transcript import UPSTREAM, Transcript
+from harness.evidence.transcript import UPSTREAM, Channel, Transcript
+from harness.link.datagram import DatagramLink
 from harness.link.deadline import deadline
 from harness.link.stream import LinkReset
 from harness.model.spec import TunnelSpec
+from harness.peer.packets import PacketPeer
 from harness.peer.raw import RawPeer
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ STRAY_LIMIT = 4096
 
 @dataclass(frozen=True, slots=True)
 class Stray:
-    """A stream at the upstream that no script asked for, with the first octets that it carried."""
+    """A stream or datagram channel at the upstream that no script asked for, with the first octets that it carried."""
 
     data: bytes
     described: str = ""
@@ -43,8 +45,8 @@ class UpstreamSide:
         self._transcript = transcript
         self._name = name
         self._accepted = 0
-        self._strays: list[RawPeer] = []
-        self._peers: list[RawPeer] = []
+        self._strays: list[RawPeer | PacketPeer] = []
+        self._peers: list[RawPeer | PacketPeer] = []
 
     async def accept(self) -> RawPeer:
         """The next stream. Raises `DeadlineExpired`."""
@@ -52,13 +54,27 @@ class UpstreamSide:
             incoming = await self._queue.get()
         return self._peer(incoming)
 
+    async def accept_packets(self) -> PacketPeer:
+        """The next datagram channel. Raises `DeadlineExpired`."""
+        async with deadline(f"a datagram channel at the upstream of {self._name!r}"):
+            incoming = await self._queue.get()
+        return self._packet_peer(incoming)
+
     def _peer(self, incoming: Incoming) -> RawPeer:
-        self._accepted += 1
-        channel = self._transcript.channel(UPSTREAM, "upstream", f"upstream-{self._name}-{self._accepted}")
-        channel.got("stream opened", detail=f"source {incoming.source}" if incoming.source else "")
-        peer = RawPeer(incoming.link, channel, incoming.source)
+        peer = RawPeer(incoming.link, self._channel(incoming, "stream opened"), incoming.source)
         self._peers.append(peer)
         return peer
+
+    def _packet_peer(self, incoming: Incoming) -> PacketPeer:
+        peer = PacketPeer(incoming.packets, self._channel(incoming, "datagram channel opened"), incoming.source)
+        self._peers.append(peer)
+        return peer
+
+    def _channel(self, incoming: Incoming, what: str) -> Channel:
+        self._accepted += 1
+        channel = self._transcript.channel(UPSTREAM, "upstream", f"upstream-{self._name}-{self._accepted}")
+        channel.got(what, detail=f"source {incoming.source}" if incoming.source else "")
+        return channel
 
     async def accept_with(self, nonce: bytes) -> RawPeer:
         """The stream whose first octets are `nonce`; other streams that came before it become strays.
@@ -114,14 +130,16 @@ class UpstreamSide:
         if got != nonce:
             raise PeerMismatch("the client's nonce at the upstream", f"{got.hex()}")
 
-    def give_back(self, peer: RawPeer) -> None:
-        """A stream that was accepted, and that no script wants after all, is a stray."""
+    def give_back(self, peer: RawPeer | PacketPeer) -> None:
+        """A stream or channel that was accepted, and that no script wants after all, is a stray."""
         self._strays.append(peer)
 
     async def strays(self) -> tuple[Stray, ...]:
         """Streams that were opened and that no script took. Reads what they carried without waiting."""
-        self._strays.extend(self._peer(incoming) for incoming in self._queue.drain())
-        return tuple([Stray(await _ready_octets(peer)) for peer in self._strays])
+        for incoming in self._queue.drain():
+            packets = isinstance(incoming.flow, DatagramLink)
+            self._strays.append(self._packet_peer(incoming) if packets else self._peer(incoming))
+        return tuple([await _stray(peer) for peer in self._strays])
 
     @property
     def opened(self) -> int:
@@ -131,9 +149,17 @@ class UpstreamSide:
     async def close(self) -> None:
         """Close every stream."""
         for incoming in self._queue.drain():
-            incoming.link.abort()
+            incoming.flow.abort()
         for peer in self._peers:
             await peer.close()
+
+
+async def _stray(peer: RawPeer | PacketPeer) -> Stray:
+    if isinstance(peer, RawPeer):
+        return Stray(await _ready_octets(peer))
+    packets = peer.arrived()
+    first = f": {packets[0][:40].hex()}" if packets else ""
+    return Stray(b"".join(packets)[:STRAY_LIMIT], f"a datagram channel with {len(packets)} packets{first}")
 
 
 async def _ready_octets(peer: RawPeer) -> bytes:

@@ -349,6 +349,12 @@ def _timestamp_text(value: timestamp_pb2.Timestamp) -> str:
         return f"{value.seconds} s and {value.nanos} ns, which is no date"
 
 
+def carries_datagrams(properties: pb.TunnelProperties) -> bool:
+    """Whether a tunnel with these properties, as the engine returned them, carries packets: an agent goes by this and
+    not by what it asked for (agent protocol, section 4.6)."""
+    return to_spec(properties).datagrams
+
+
 def to_spec(properties: pb.TunnelProperties) -> TunnelSpec:
     """The spec that the present properties spell out; what only an engine or an old agent sets is left out."""
     values = from_properties(properties)

@@ -133,18 +133,26 @@ class Endpoint:
     def receive(self, data: bytes) -> list[Event]:
         """Take octets of the other side, in any pieces."""
         self._reader.feed(data)
+        events = self._guarded(self._next_records)
+        if self._ended:
+            self._reader.drop()
+        return events
+
+    def _next_records(self) -> None:
+        while not self._ended:
+            found = self._reader.next()
+            if found is None:
+                break
+            self._on_wire(*found)
+
+    def _guarded(self, step: Callable[[], None]) -> list[Event]:
+        """Take one step of the other side's: what it breaks becomes an event, and our answer is queued."""
         try:
-            while not self._ended:
-                found = self._reader.next()
-                if found is None:
-                    break
-                self._on_wire(*found)
+            step()
         except Violation as violation:
             self._fail(violation)
         except Stop as stop:
             self._stop(stop)
-        if self._ended:
-            self._reader.drop()
         self._flush()
         events, self._events = self._events, []
         return events
