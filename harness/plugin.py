@@ -25,6 +25,7 @@ from harness.errors import UsageError
 from harness.evidence.captures import Captures
 from harness.judge import LedgerView
 from harness.ledger import Ledger, LedgerError
+from harness.link.faults import FaultPlan, read_plan
 from harness.model.case import MARK, Case, Variant
 from harness.model.profile import Profile
 from harness.model.record import CaseResult, EngineInfo, RunRecord, from_json, to_json, write_record
@@ -70,6 +71,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="write a capture of what did not pass here; run.json names it relative to the folder's parent",
     )
     group.addoption("--capture-token", action="store_true", help="capture the profile's token, too")
+    group.addoption(
+        "--faults", default=None, metavar="PLAN", help="lose or change packets of UDP clients: loss=0.01,seed=7"
+    )
     group.addoption("--all-variants", action="store_true", help="collect every variant, whatever the profile claims")
 
 
@@ -157,6 +161,7 @@ class Suite:
             self.profile: Profile = load(config.option.engine, frozenset(Ledger.load().features))
         except (UsageError, LedgerError) as error:
             raise pytest.UsageError(str(error)) from error
+        self.faults = _faults(config)
         self.plan: list[Planned] = []
         self.limits = Limits()
         self._loop: LoopThread | None = None
@@ -209,6 +214,7 @@ class Suite:
                 worker=_worker_name(self._config),
                 deadline_seconds=self._config.option.deadline_ms / 1000,
                 captures=self._captures,
+                faults=self.faults,
             )
         return self._loop.call(self._runner.run(planned))
 
@@ -242,6 +248,14 @@ class Suite:
             self._loop = None
             if self._captures:
                 self._captures.close()
+
+
+def _faults(config: pytest.Config) -> FaultPlan | None:
+    text = config.option.faults
+    try:
+        return None if text is None else read_plan(text)
+    except ValueError as error:
+        raise pytest.UsageError(f"--faults: {error}") from error
 
 
 _SUITE = pytest.StashKey[Suite]()
@@ -460,6 +474,7 @@ class Recorder:
             workers=int(getattr(option, "numprocesses", 0) or 0) or 1,
             stopped=stopped,
             baseline_problems=problems,
+            notes=(f"packets of UDP clients suffered {suite.faults.written}",) if suite.faults else (),
         )
         if option.run_record:
             write_record(self.record, Path(option.run_record))

@@ -14,6 +14,7 @@ from harness.evidence.transcript import Transcript
 from harness.judge import Departed, Judge, LedgerView, departure_of
 from harness.link import tap
 from harness.link.deadline import set_default
+from harness.link.faults import FaultPlan
 from harness.link.stream import LinkReset
 from harness.model.case import Case
 from harness.model.profile import Profile
@@ -71,6 +72,7 @@ class Runner:
         deadline_seconds: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
         captures: Captures | None = None,
+        faults: FaultPlan | None = None,
     ) -> None:
         self._profile = profile
         self._ledger = ledger
@@ -80,6 +82,7 @@ class Runner:
         self._deadline = deadline_seconds
         self._clock = clock
         self._captures = captures
+        self._faults = faults
         self._recorded = self._transcript()
 
     async def run(self, planned: Planned) -> CaseResult:
@@ -190,6 +193,7 @@ class Runner:
             session=session,
             ledger=self._ledger,
             transcript=transcript,
+            faults=self._faults,
         )
         try:
             end = await self._play(scene)
@@ -245,6 +249,10 @@ class Runner:
         finally:
             self._captures.stop()
 
+    def _reproduce(self, planned: Planned) -> str:
+        faults = f" --faults {self._faults.written}" if self._faults and self._faults.by_chance else ""
+        return f"edgecase run --engine {self._profile.file_or_name} --only {planned.key!r}{faults}"
+
     def _result(
         self,
         planned: Planned,
@@ -272,7 +280,7 @@ class Runner:
             expected=good or end.verdict is Verdict.WARN,
             transcript=transcript.events,
             engine_log=() if good else tuple(log),
-            reproduce=f"edgecase run --engine {self._profile.file_or_name} --only {planned.key!r}",
+            reproduce=self._reproduce(planned),
             file=case.file,
             line=case.line,
             settings=str(planned.settings),

@@ -11,6 +11,7 @@ import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.engine.driver import Driver, Endpoint, Inexpressible, Published, Refused, Session
@@ -19,9 +20,11 @@ from harness.evidence.transcript import DOWNSTREAM, Transcript
 from harness.judge import Judge, LedgerView
 from harness.link.datagram import DatagramLink
 from harness.link.deadline import deadline
+from harness.link.faults import FaultPlan
+from harness.link.relay import TcpRelay, UdpRelay
 from harness.link.stream import LinkReset
 from harness.link.tcp import connect_tcp
-from harness.link.udp import connect_udp
+from harness.link.udp import UdpLink, connect_udp
 from harness.model.case import Case, Variant
 from harness.model.profile import Profile
 from harness.model.spec import QUIC_ALPN, TunnelSpec
@@ -40,6 +43,13 @@ B = TypeVar("B")
 NONCE_SIZE = 16
 
 
+@dataclass(frozen=True, slots=True)
+class RelayedEndpoint(Endpoint):
+    """An endpoint as it is reached through a relay, which a script may ask for more."""
+
+    relay: UdpRelay | TcpRelay | None = None
+
+
 class Scene:
     """One run of one variant of one case on one engine."""
 
@@ -53,6 +63,7 @@ class Scene:
         session: Session,
         ledger: LedgerView,
         transcript: Transcript,
+        faults: FaultPlan | None = None,
     ) -> None:
         self.case = case
         self.variant = variant
@@ -67,6 +78,8 @@ class Scene:
         self._http: dict[str, Http1Upstream] = {}
         self._quic: dict[str, QuicUpstream] = {}
         self._closers: list[Callable[[], Awaitable[None]]] = []
+        self._faults = faults
+        self._relayed = 0
         self._serial = 0
         key = f"{case.id}[{variant.label}]"
         self._seed = hashlib.sha256(key.encode() + secrets.token_bytes(8)).digest()
@@ -137,6 +150,33 @@ class Scene:
         self._closers.append(peer.close)
         return peer
 
+    async def udp(self, name: str = "main", *, endpoint: Endpoint | None = None) -> UdpLink:
+        """A UDP flow to the endpoint's address; through the faults of the run, where there are any."""
+        where = endpoint or self.endpoint(name)
+        if self._faults and not isinstance(where, RelayedEndpoint):
+            self._relayed += 1
+            plan = self._faults.seeded(f"{self.case.id}[{self.variant.label}]", self._relayed)
+            where = await self.faults(name, plan=plan, endpoint=where)
+        try:
+            link = await connect_udp(where.address, where.port)
+        except OSError as error:
+            raise LinkReset(f"UDP: {(error.strerror or str(error)).lower()}") from error
+        self._closers.append(link.close)
+        return link
+
+    async def faults(self, name: str = "main", *, plan: FaultPlan, endpoint: Endpoint | None = None) -> RelayedEndpoint:
+        """A relay in front of the endpoint, and where that is reached: what goes through it suffers what `plan` says.
+        To be given to a client as `endpoint`. Its `relay` can do more while the script runs (`harness.link.relay`)."""
+        where = endpoint or self.endpoint(name)
+        kind = TcpRelay if where.transport == "tcp" else UdpRelay
+        relay = kind((where.address, where.port), plan, self.transcript.note, self._name("relay"))
+        await relay.start()
+        self._closers.append(relay.close)
+        self.transcript.note("relay", f"{relay.name}: at {relay.host}:{relay.port} before {name}: {plan}")
+        return RelayedEndpoint(
+            where.host, relay.host, relay.port, where.transport, where.name, where.properties, relay=relay
+        )
+
     async def tls_client(
         self, name: str = "main", *, handshake: bool = True, endpoint: Endpoint | None = None, **options: Any
     ) -> TlsPeer:
@@ -205,11 +245,7 @@ class Scene:
 
         where = endpoint or self.endpoint(name)
         channel = self.transcript.channel(DOWNSTREAM, "client", self._name("client"))
-        if link is None:
-            try:
-                link = await connect_udp(where.address, where.port)
-            except OSError as error:
-                raise LinkReset(f"UDP refused: {error.strerror}") from error
+        link = link or await self.udp(name, endpoint=where)
         chosen = {"server_name": where.host, "alpn": self.usual_alpn(name), **options}
         peer = QuicPeer.client(link, channel, ClientOptions.of(**chosen))
         self._closers.append(peer.shut)

@@ -121,8 +121,10 @@ def test_a_plan_that_cannot_be_is_refused(facts: dict[str, Any], told: str) -> N
 
 def test_a_plan_as_text() -> None:
     assert read_plan("loss=0.01, reorder=.02,seed=7") == FaultPlan(seed=7, loss=0.01, reorder=0.02)
-    assert str(read_plan("duplicate=1,corrupt=0")) == "duplicate=1, seed=0"
+    assert str(read_plan("duplicate=1,corrupt=0")) == "duplicate=1.0,seed=0"
     assert str(FaultPlan()) == "no faults"
+    plan = FaultPlan(seed=1 << 60, loss=1 / 3, reorder=1e-9, corrupt=0.1)
+    assert read_plan(plan.written) == plan
     assert str(FaultPlan({(TO_ENGINE, 3): Drop()})) == "to_engine 3: dropped"
 
 

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from harness.errors import UsageError
 from harness.ledger import Ledger, suggestions
+from harness.link.faults import FaultPlan, read_plan
 from harness.model.case import Case
 
 _FEW = 20
@@ -39,6 +40,14 @@ def number(low: int, high: int = 1_000_000_000) -> Callable[[str], int]:
         return value
 
     return read
+
+
+def fault_plan(text: str) -> FaultPlan:
+    """A type for argparse: what happens to packets by chance."""
+    try:
+        return read_plan(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def check_name(flag: str, name: str, known: Iterable[str], what: str) -> None:

@@ -9,7 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from harness.cli.arguments import check_selection, number, writable_folder
+from harness.cli.arguments import check_selection, fault_plan, number, writable_folder
 from harness.cli.session import Session
 from harness.collect import collect, conformance_folder
 from harness.errors import UsageError
@@ -61,6 +61,14 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     command.add_argument(
         "--deadline-ms", type=number(1), default=5000, help="how long a script waits for an event (default: 5000)"
+    )
+    command.add_argument(
+        "--faults",
+        type=fault_plan,
+        default=None,
+        metavar="PLAN",
+        help="put a relay between each UDP client and its endpoint that does to packets what PLAN says, by chance but"
+        " the same again with the same seed: loss=0.01,reorder=0.01,seed=7 (shares: loss, reorder, duplicate, corrupt)",
     )
     command.add_argument(
         "--no-capture", action="store_true", help="write no captures (pcapng, with keys) of the cases that did not pass"
@@ -131,6 +139,8 @@ def _pytest(arguments: argparse.Namespace, seed: int, record_file: Path) -> list
     for option in ("only", "area", "requirement"):
         for value in getattr(arguments, option):
             command += [f"--{option}", value]
+    if arguments.faults:
+        command += ["--faults", arguments.faults.written]
     if not arguments.no_capture:
         command += ["--evidence-folder", str((record_file.parent / FOLDER).absolute())]
         command += ["--capture-token"] if arguments.capture_token else []

@@ -175,10 +175,15 @@ class FaultPlan:
         told = "/".join(map(str, (self.seed, *words)))
         return replace(self, seed=int.from_bytes(hashlib.sha256(told.encode()).digest()[:6], "big"))
 
+    @property
+    def written(self) -> str:
+        """What is left to chance as `read_plan` reads it; empty where nothing is."""
+        shown = [f"{name}={getattr(self, name)!r}" for name in self.SHARES if getattr(self, name)]
+        return ",".join([*shown, f"seed={self.seed}"]) if shown else ""
+
     def __str__(self) -> str:
-        shown = [f"{name}={getattr(self, name):g}" for name in self.SHARES if getattr(self, name)]
         named = [f"{direction} {number}: {fault}" for (direction, number), fault in self.table.items()]
-        return ", ".join([*shown, *([f"seed={self.seed}"] if shown else []), *named]) or "no faults"
+        return ", ".join(filter(None, (self.written, *named))) or "no faults"
 
 
 def _corruption(drawn: bytes) -> Corrupt:
