@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 VERSION_1: dict[str, bytes] = {
     "client_secret": bytes.fromhex("c00cf151ca5be075ed0ebfb5c80323c42d6b7db67881289af4008f1f6c357aea"),
     "client_key": bytes.fromhex("1f369613dd76d5467730efcbe3b1a22d"),

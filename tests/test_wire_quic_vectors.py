@@ -1,8 +1,9 @@
-"""Our QUIC packets against the sample packets of RFC 9001 appendix A and RFC 9369 appendix A, and codecs by the RFCs."""
+"""Our QUIC packets against the samples of RFC 9001 appendix A and RFC 9369 appendix A, and codecs by the RFCs."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 from hypothesis import given
@@ -15,8 +16,8 @@ from harness.wire.quic.frames import (
     Ack,
     ConnectionClose,
     Crypto,
-    Datagram,
     DataBlocked,
+    Datagram,
     Frame,
     FrameError,
     HandshakeDone,
@@ -295,7 +296,7 @@ def test_ranges_are_a_set(steps: list[tuple[bool, int, int]]) -> None:
     assert {number for start, stop in ranges for number in range(start, stop)} == model
     listed = list(ranges)
     assert all(start < stop for start, stop in listed)
-    assert all(before[1] < after[0] for before, after in zip(listed, listed[1:], strict=False))
+    assert all(before[1] < after[0] for before, after in itertools.pairwise(listed))
     assert all((number in ranges) == (number in model) for number in range(60))
 
 

@@ -1,0 +1,1 @@
+"""Raw QUIC tunnels: application protocols, streams, datagrams, ends, packets."""
