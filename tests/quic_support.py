@@ -70,7 +70,7 @@ class Aio:
             # DCID of a long header: one octet of length behind five others.
             self.more.setdefault("original_destination_connection_id", datagram[6 : 6 + datagram[5]])
             self.quic = AioConnection(configuration=self.configuration, **self.more)
-        self.quic.receive_datagram(datagram, ("192.0.2.2", 1234), now)
+        self.quic.receive_datagram(datagram, ("192.0.2.1", 4433), now)
         self._collect()
 
     def take(self, now: float) -> list[bytes]:
@@ -118,7 +118,10 @@ class Path:
         """Let time pass until the condition holds; fails after `limit` simulated seconds."""
         end = self.now + limit
         self.flush()
+        steps = 0
         while not until():
+            steps += 1
+            assert steps < 50_000, "time stands still"
             timers = [(side.timer(), side) for side in (self.client, self.server)]
             due = [when for when, _ in timers if when is not None]
             if self._wire:

@@ -66,6 +66,8 @@ class Receiving(ConnectionState):
         """Take all packets of a datagram, then those that waited for keys which came."""
         at = 0
         while at < len(datagram) and not self.over:
+            if at and not datagram[at] and not datagram[at:].strip(b"\0"):
+                break  # Some pad a datagram behind its last packet.
             try:
                 header = parse_header(datagram, at, self.options.id_length)
             except DecodeError as error:
