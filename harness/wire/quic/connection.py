@@ -40,7 +40,7 @@ class QuicConnection(Receiving, Sending):
         if not self.started:
             self.started = True
             self.last_activity = now
-        if self.options.tamper is None:
+        if self.options.tamper_datagram is None:
             return [*self.take_ready(), *self.build()]
         datagrams: list[bytes] = []
         for datagram in [*self.take_ready(), *self.build()]:
@@ -50,9 +50,9 @@ class QuicConnection(Receiving, Sending):
     _index = -1
 
     def _tampered(self, datagram: bytes) -> list[bytes]:
-        assert self.options.tamper is not None
+        assert self.options.tamper_datagram is not None
         self._index += 1
-        changed = self.options.tamper(self._index, datagram)
+        changed = self.options.tamper_datagram(self._index, datagram)
         if changed is None:
             return []
         return [changed] if isinstance(changed, bytes) else list(changed)

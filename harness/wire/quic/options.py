@@ -33,7 +33,7 @@ class QuicOptions:
     - `parameters` gets our transport parameters and returns others: illegal, doubled, missing ones.
     - `datagram_size`: octets of the datagrams that we send; `window` octets in flight. `pad_initials` False sends
       Initials as short as they are. `grease` adds a reserved transport parameter.
-    - `tamper(index, datagram)` sees every datagram of ours before it goes out, and gives what goes out instead: other
+    - `tamper_datagram(index, datagram)` sees every datagram of ours before it goes out, and gives what goes out instead: other
       octets, several datagrams, or None for nothing.
     - `acknowledge` False never sends ACK. `answer_violations` False keeps still where the RFC asks for a close;
       `answer_stop_sending`, `answer_path_challenge` likewise. `issue_ids` is how many connection ids we give the other
@@ -64,7 +64,7 @@ class QuicOptions:
     datagram_size: int = 1200
     window: int = 1 << 16
     pad_initials: bool = True
-    tamper: Tamper | None = None
+    tamper_datagram: Tamper | None = None
     acknowledge: bool = True
     answer_violations: bool = True
     answer_stop_sending: bool = True

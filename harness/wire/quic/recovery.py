@@ -161,7 +161,7 @@ class Recovery:
         for number, packet in space.sent.items():
             if number > space.largest_acked:
                 break
-            if number <= space.largest_acked - PACKET_THRESHOLD or packet.time <= now - delay:
+            if number <= space.largest_acked - PACKET_THRESHOLD or packet.time + delay <= now:
                 lost.append(packet)
             else:
                 when = packet.time + delay
