@@ -199,7 +199,7 @@ def test_key_updates(connect: Any, who: str) -> None:
             foreign.quic.request_key_update()
             foreign.quic.send_ping(generation)
         number = ours.wire.ping()
-        path.run(lambda number=number: PingAcknowledged(number) in ours.events)  # type: ignore[misc]
+        path.run(lambda number=number: PingAcknowledged(number) in ours.events)
         path.rest()
         assert ours.wire.one_rtt.write_generation == ours.wire.one_rtt.read_generation == generation
     assert every(ours.events, KeysUpdated) == [KeysUpdated(1), KeysUpdated(2), KeysUpdated(3)]

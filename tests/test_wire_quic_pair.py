@@ -132,7 +132,7 @@ def test_what_a_handshake_tells() -> None:
     ]
     assert sorted(client.key_log) == sorted(server.key_log)
     assert min(size for size in server.sizes_received if size > 100) >= 32
-    first = [info for way, info in client.packets if way == "sent"][0]
+    first = next(info for way, info in client.packets if way == "sent")
     assert (first.kind, first.datagram) == (PacketKind.INITIAL, 1200)
 
 

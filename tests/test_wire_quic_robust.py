@@ -26,7 +26,7 @@ from harness.wire.quic.frames import (
     Stream,
     decode_frames,
 )
-from harness.wire.quic.numbers import PacketKind
+from harness.wire.quic.numbers import PacketKind, Space
 from harness.wire.quic.packet import Outgoing
 from harness.wire.quic.recovery import MAX_CRYPTO, MAX_RANGES
 from harness.wire.quic.state import LOG, MAX_PENDING
@@ -158,7 +158,7 @@ def test_any_handshake_octets(data: bytes, level: Level) -> None:
     if level == Level.HANDSHAKE:
         for datagram in server.outgoing(1.0):
             client.receive(datagram, 1.0)
-    server.say(Crypto(server.spaces[0].crypto_out.end if level == Level.INITIAL else 0, data), level=level)
+    server.say(Crypto(server.spaces[Space.INITIAL].crypto_out.end if level == Level.INITIAL else 0, data), level=level)
     for datagram in server.outgoing(1.0):
         client.receive(datagram, 1.0)
 
@@ -180,7 +180,7 @@ class TestNothingGrows:
         server = forger.pair.server.wire
         for number in range(300):
             forger.give(Crypto(1 + 1000 * number, bytes(900)).encode(), to_server=True)
-        assert server.spaces[2].crypto_in.held <= MAX_CRYPTO
+        assert server.spaces[Space.APPLICATION].crypto_in.held <= MAX_CRYPTO
 
     def test_answers_that_wait(self) -> None:
         forger = Forger(answer_violations=False, active_connection_id_limit=4)
@@ -189,9 +189,9 @@ class TestNothingGrows:
             forger.give(PathChallenge(number.to_bytes(8, "big")).encode(), to_server=True)
             new = NewConnectionId(number + 2, number + 2, number.to_bytes(8, "big"), bytes(16))
             forger.give(new.encode(), to_server=True)
-        assert len(server.spaces[2].queue) < 200
+        assert len(server.spaces[Space.APPLICATION].queue) < 200
         assert len(server.remote_ids) <= 5
-        assert len(server.spaces[2].received) <= MAX_RANGES
+        assert len(server.spaces[Space.APPLICATION].received) <= MAX_RANGES
         assert len(server.frames) <= LOG
         assert len(server.packets) <= LOG
 
@@ -200,7 +200,7 @@ class TestNothingGrows:
         for _ in range(500):
             forger.number[True] += 1
             forger.give(Ping().encode(), to_server=True)
-        assert len(forger.pair.server.wire.spaces[2].received) <= MAX_RANGES
+        assert len(forger.pair.server.wire.spaces[Space.APPLICATION].received) <= MAX_RANGES
         (datagram,) = forger.pair.server.wire.outgoing(forger.pair.now)
         assert len(datagram) < 300
 

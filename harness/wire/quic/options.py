@@ -33,8 +33,8 @@ class QuicOptions:
     - `parameters` gets our transport parameters and returns others: illegal, doubled, missing ones.
     - `datagram_size`: octets of the datagrams that we send; `window` octets in flight. `pad_initials` False sends
       Initials as short as they are. `grease` adds a reserved transport parameter.
-    - `tamper_datagram(index, datagram)` sees every datagram of ours before it goes out, and gives what goes out instead: other
-      octets, several datagrams, or None for nothing.
+    - `tamper_datagram(index, datagram)` sees every datagram of ours before it goes out, and gives what goes out
+      instead: other octets, several datagrams, or None for nothing.
     - `acknowledge` False never sends ACK. `answer_violations` False keeps still where the RFC asks for a close;
       `answer_stop_sending`, `answer_path_challenge` likewise. `issue_ids` is how many connection ids we give the other
       side beyond the first (its limit permitting).
