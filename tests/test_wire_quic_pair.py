@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from harness.wire.quic import (
     ClientOptions,
     DatagramReceived,
     EarlyDataRejected,
+    Ended,
     ErrorCode,
     HandshakeCompleted,
     KeysUpdated,
@@ -39,6 +41,7 @@ from harness.wire.quic import (
     StreamsAvailable,
     TicketReceived,
     TokenReceived,
+    forge,
 )
 from harness.wire.quic.frames import (
     Ack,
@@ -105,8 +108,6 @@ def test_any_path_carries_everything_whole(seed: int) -> None:
 
 def test_same_seed_same_wire() -> None:
     def trace() -> list[Any]:
-        import random
-
         made = [random.Random(number).randbytes for number in (1, 2)]
         pair = Pair(usual_client(random=made[0]), usual_server(random=made[1]), seed=5, loss=0.1).connect()
         return [(info.time, info.size, info.number) for _, info in pair.client.wire.packets if info.kind < 2]
@@ -423,12 +424,50 @@ def test_path_challenge() -> None:
 
 
 def test_stateless_reset() -> None:
-    pair = Pair(server=usual_server(reset_token=b"0123456789abcdef")).connect()
-    events = pair.client.wire.receive(b"\x41" + bytes(30) + b"0123456789abcdef", pair.now)
-    assert pair.client.wire.end == QuicEnd("reset")
-    assert len(events) == 1
-    assert pair.client.wire.outgoing(pair.now) == []
-    assert pair.client.wire.timer() is None
+    """RFC 9000 section 10.3: by the token of the transport parameters, and by those of NEW_CONNECTION_ID."""
+    for sequence in (0, 1):
+        pair = Pair(server=usual_server(reset_token=b"0123456789abcdef")).connect()
+        pair.rest()
+        wire = pair.client.wire
+        assert wire.receive(forge.stateless_reset(bytes(16), random.Random(1).randbytes), pair.now) == []
+        token = pair.server.wire.local_tokens[sequence]
+        pair.client.give(forge.stateless_reset(token, random.Random(1).randbytes), pair.now)
+        assert wire.end == QuicEnd("reset")
+        assert only(pair.client.events, Ended).end == wire.end
+        assert wire.outgoing(pair.now) == []
+        assert wire.timer() is None
+
+
+def test_forged_initials() -> None:
+    """Keys of Initials are no secret: what somebody else says in them is believed until the handshake has others."""
+    pair = Pair()
+    (first,) = pair.client.wire.outgoing(1.0)
+    pair.server.wire.receive(forge.flipped(first, -1), 1.0)
+    assert not pair.server.wire.began
+    pair.server.wire.receive(first, 1.0)
+    known = pair.client.wire.original_destination
+    forged = forge.initial(
+        [ConnectionClose(ErrorCode.CONNECTION_REFUSED)],
+        destination=pair.client.wire.source_id,
+        source=b"anybody",
+        keyed_by=known,
+        from_client=False,
+        number=9,
+    )
+    assert len(forged) == 1200
+    pair.client.give(forged, 1.0)
+    assert pair.client.wire.end == QuicEnd("transport", ErrorCode.CONNECTION_REFUSED)
+    later = Pair().connect()
+    later.client.give(
+        forge.initial(
+            [ConnectionClose(ErrorCode.CONNECTION_REFUSED)],
+            destination=later.client.wire.source_id,
+            keyed_by=later.client.wire.original_destination,
+            from_client=False,
+        ),
+        later.now,
+    )
+    assert later.client.wire.end is None
 
 
 def test_idle_timeout() -> None:

@@ -189,17 +189,40 @@ class TestNothingGrows:
             forger.give(PathChallenge(number.to_bytes(8, "big")).encode(), to_server=True)
             new = NewConnectionId(number + 2, number + 2, number.to_bytes(8, "big"), bytes(16))
             forger.give(new.encode(), to_server=True)
+            forger.give(RetireConnectionId(number).encode(), to_server=True)
+            far = NewConnectionId(1 << 20 | number, 0, bytes(4) + new.connection_id, bytes(16))
+            forger.give(far.encode(), to_server=True)
+            if number % 2:
+                server.outgoing(forger.pair.now)
         assert len(server.spaces[Space.APPLICATION].queue) < 200
+        assert server.recovery.in_flight < 2 * server.options.window
+        assert len(server.local_ids) <= 20
         assert len(server.remote_ids) <= 5
         assert len(server.spaces[Space.APPLICATION].received) <= MAX_RANGES
         assert len(server.frames) <= LOG
         assert len(server.packets) <= LOG
+
+    def test_streams_that_come_and_go(self) -> None:
+        forger = Forger(max_streams_bidi=4)
+        server = forger.pair.server.wire
+        for number in range(1000):
+            forger.give(Stream(4 * number, 0, b"x", fin=True).encode(), to_server=True)
+            if server.end is not None:
+                break
+            server.send_stream(4 * number, b"y", fin=True)
+            server.outgoing(forger.pair.now)
+        # Not one acknowledgment came: the streams stay, and so does the limit.
+        assert server.end is not None
+        assert len(server.table.streams) == 4
 
     def test_received_ranges(self) -> None:
         forger = Forger()
         for _ in range(500):
             forger.number[True] += 1
             forger.give(Ping().encode(), to_server=True)
+            forger.pair.server.wire.outgoing(forger.pair.now)
+        assert forger.pair.server.wire.recovery.in_flight <= forger.pair.server.wire.options.window + 1200
+        forger.give(Ping().encode(), to_server=True)
         assert len(forger.pair.server.wire.spaces[Space.APPLICATION].received) <= MAX_RANGES
         (datagram,) = forger.pair.server.wire.outgoing(forger.pair.now)
         assert len(datagram) < 300

@@ -5,8 +5,10 @@
 The way of a datagram: `packet` reads headers and `crypto` removes protection; `receiving` decodes `frames` and holds
 each to its rule; `streams` (of `stream`), `recovery` and `handshake` keep their parts of the state that stands in
 `state`; `sending` puts what is due into packets. `connection` is what a script calls, `client` and `server` the roles.
+`forge` makes the packets of somebody who is no party to the connection.
 """
 
+from harness.wire.quic import forge
 from harness.wire.quic.client import QuicClient
 from harness.wire.quic.codec import DecodeError, QuicUsageError
 from harness.wire.quic.connection import QuicConnection
@@ -85,4 +87,5 @@ __all__ = [
     "StreamsAvailable",
     "TicketReceived",
     "TokenReceived",
+    "forge",
 ]

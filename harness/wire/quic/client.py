@@ -11,7 +11,6 @@ from harness.wire.quic.events import (
     Resumption,
     RetryReceived,
     TicketReceived,
-    TokenReceived,
     Violation,
 )
 from harness.wire.quic.handshake import CryptoClient
@@ -37,7 +36,6 @@ class QuicClient(QuicConnection):
         self.token = options.token or (resumption.token if resumption else b"")
         self.retried = False
         self.negotiated = False
-        self._new_token = b""
         self._source_seen = False
         first = resumption.version if resumption else options.versions[0]
         self._begin_with(first if options.version is None else options.version)
@@ -68,15 +66,10 @@ class QuicClient(QuicConnection):
         return self.token
 
     @property
-    def max_datagram(self) -> int:
-        """As above; in 0-RTT by what the server announced with the ticket."""
-        if self.remote_parameters is None and self.client_options.resumption is not None:
-            self.remote_parameters = self.client_options.resumption.parameters
-            try:
-                return super().max_datagram
-            finally:
-                self.remote_parameters = None
-        return super().max_datagram
+    def announced(self) -> Parameters | None:
+        """The server's parameters; in 0-RTT those that came with the ticket."""
+        resumption = self.client_options.resumption
+        return self.remote_parameters or (resumption.parameters if resumption else None)
 
     # Packets that only a client takes
 
@@ -207,5 +200,4 @@ class QuicClient(QuicConnection):
             ParameterId.ACK_DELAY_EXPONENT,
             ParameterId.MAX_ACK_DELAY,
         )
-        token = next((event.token for event in reversed(self.events) if isinstance(event, TokenReceived)), b"")
-        self.emit(TicketReceived(Resumption(session, kept, self.version, token)))
+        self.emit(TicketReceived(Resumption(session, kept, self.version, self.new_token)))

@@ -6,6 +6,7 @@ from harness.wire.quic.codec import QuicUsageError
 from harness.wire.quic.events import Event, QuicEnd
 from harness.wire.quic.frames import ConnectionClose, Datagram, Frame, Raw
 from harness.wire.quic.numbers import SPACE_OF, Level, Space
+from harness.wire.quic.parameters import Parameters
 from harness.wire.quic.receiving import Receiving
 from harness.wire.quic.recovery import PacketSpace
 from harness.wire.quic.sending import Sending
@@ -188,9 +189,14 @@ class QuicConnection(Receiving, Sending):
     # Datagrams
 
     @property
+    def announced(self) -> Parameters | None:
+        """The other side's parameters as far as they are known."""
+        return self.remote_parameters
+
+    @property
     def max_datagram(self) -> int:
         """Octets of the longest datagram that the other side takes and a packet of ours holds; -1 for none at all."""
-        remote = self.remote_parameters
+        remote = self.announced
         if remote is None or not remote.max_datagram_frame_size:
             return -1
         size = min(self.options.datagram_size, remote.max_udp_payload_size)

@@ -54,7 +54,7 @@ from harness.wire.tls.events import Session
 
 _VIOLATION = ErrorCode.PROTOCOL_VIOLATION
 MAX_RESPONSES = 8
-"""PATH_RESPONSE frames that wait to go out."""
+"""PATH_RESPONSE frames, and NEW_CONNECTION_ID frames for retired ids, that wait to go out."""
 MAX_RETIRED = 64
 """RETIRE_CONNECTION_ID frames that wait to go out."""
 
@@ -293,6 +293,7 @@ class Receiving(ConnectionState):
                 self._on_handshake_done(frame)
             case NewToken():
                 self._client_only(frame)
+                self.new_token = frame.token
                 self.emit(TokenReceived(frame.token))
             case _:
                 pass  # PADDING, PING, PATH_RESPONSE, DATA_BLOCKED, STREAMS_BLOCKED ask for nothing
@@ -352,7 +353,7 @@ class Receiving(ConnectionState):
                 pass  # DATAGRAM, PATH_RESPONSE and the like are not repeated; neither are ACK, PING, PADDING
 
     def _on_datagram(self, frame: Datagram, *, early: bool) -> None:
-        limit = self.options.max_datagram_frame_size
+        limit = self.datagram_limit
         if len(frame.encode()) > limit:
             what = f"DATAGRAM frame of {len(frame.encode())} octets, limit {limit}"
             raise Violation(what, "RFC 9221 section 3", _VIOLATION, frame.type)
@@ -379,17 +380,18 @@ class Receiving(ConnectionState):
         if frame.sequence < self.retired_below:
             self._retire(frame.sequence)
             return
-        self.remote_ids[frame.sequence] = fresh
         if frame.retire_prior_to > self.retired_below:
             self.retired_below = frame.retire_prior_to
             for sequence in [each for each in self.remote_ids if each < self.retired_below]:
                 del self.remote_ids[sequence]
                 self._retire(sequence)
-            if self.remote_sequence not in self.remote_ids:
-                self.remote_sequence = min(self.remote_ids)
-        if len(self.remote_ids) > self.options.active_connection_id_limit:
-            what = f"{len(self.remote_ids)} connection ids, limit {self.options.active_connection_id_limit}"
+        limit = self.options.active_connection_id_limit
+        if frame.sequence not in self.remote_ids and len(self.remote_ids) >= limit:
+            what = f"{len(self.remote_ids) + 1} connection ids, limit {limit}"
             raise Violation(what, "RFC 9000 section 5.1.1", ErrorCode.CONNECTION_ID_LIMIT_ERROR, frame.type)
+        self.remote_ids[frame.sequence] = fresh
+        if self.remote_sequence not in self.remote_ids:
+            self.remote_sequence = min(self.remote_ids)
 
     def _retire(self, sequence: int) -> None:
         queue = self.spaces[Space.APPLICATION].queue
@@ -410,12 +412,16 @@ class Receiving(ConnectionState):
             what = "RETIRE_CONNECTION_ID of the packet's own destination"
             raise Violation(what, section, _VIOLATION, frame.type)
         del self.local_ids[frame.sequence]
-        self.give_id()
+        self.local_tokens.pop(frame.sequence, None)
+        queue = self.spaces[Space.APPLICATION].queue
+        if sum(isinstance(each, NewConnectionId) for each in queue) < MAX_RESPONSES:
+            self.give_id()
 
     def give_id(self) -> None:
         """Give the other side one more connection id (RFC 9000 section 5.1.1)."""
         sequence = self.next_local_id
-        self.queue(NewConnectionId(sequence, 0, self.new_id(), self.options.random(16)))
+        self.local_tokens[sequence] = token = self.options.random(16)
+        self.queue(NewConnectionId(sequence, 0, self.new_id(), token))
 
     # The handshake
 
@@ -447,6 +453,8 @@ class Receiving(ConnectionState):
             self.begin_close(ConnectionClose(CRYPTO_ERROR + self.tls.alert_said, 0x06, self._alert_reason))
 
     _alert_reason = b""
+    new_token = b""
+    """The token of the latest NEW_TOKEN."""
 
     def _install(self, level: Level, keys: PacketKeys, *, ours: bool) -> None:
         if level == Level.APPLICATION:

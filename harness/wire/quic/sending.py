@@ -142,7 +142,7 @@ class Sending(ConnectionState):
             if len(ack.encode()) <= packet.room:
                 packet.add(ack)
                 space.ack_due = False
-                if len(ack.ranges) > MANY_RANGES:
+                if len(ack.ranges) > MANY_RANGES and self.recovery.in_flight < self.options.window:
                     packet.add(Ping())
         if self.recovery.in_flight >= self.options.window and not space.probes:
             return

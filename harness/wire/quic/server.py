@@ -140,7 +140,9 @@ class QuicServer(QuicConnection):
         """Three times what came, until the client's address is validated (RFC 9000 section 8.1)."""
         if self.validated or not self.server_options.limit_amplification:
             return super().amplification_room()
-        return max(0, 3 * self.octets_received - self.octets_sent)
+        left = 3 * self.octets_received - self.octets_sent
+        # A datagram with an Initial that elicits an answer is not to be shorter (RFC 9000 section 14.1): it waits.
+        return left if left >= MIN_INITIAL else 0
 
     def _base_parameters(self) -> Parameters:
         found = super()._base_parameters()
@@ -149,6 +151,7 @@ class QuicServer(QuicConnection):
         if self.retry_source is not None:
             found = found.appending(ParameterId.RETRY_SOURCE_CONNECTION_ID, self.retry_source)
         if self.server_options.reset_token is not None:
+            self.local_tokens[0] = self.server_options.reset_token
             found = found.appending(ParameterId.STATELESS_RESET_TOKEN, self.server_options.reset_token)
         return found
 

@@ -20,7 +20,7 @@ from harness.wire.quic.events import (
     QuicEnd,
     Violation,
 )
-from harness.wire.quic.frames import ConnectionClose, Datagram, Frame
+from harness.wire.quic.frames import ConnectionClose, Datagram, Frame, MaxData, MaxStreamData, MaxStreams
 from harness.wire.quic.handshake import CryptoLayer
 from harness.wire.quic.numbers import SPACE_OF, VERSION_1, VERSIONS, Level, ParameterId, Space
 from harness.wire.quic.options import QuicOptions
@@ -94,6 +94,13 @@ class Said(Frame):
     frame: Frame
 
 
+def _same_limit(old: Frame, new: Frame) -> bool:
+    if type(old) is not type(new):
+        return False
+    kind = "bidirectional" if isinstance(new, MaxStreams) else "stream_id"
+    return getattr(old, kind, None) == getattr(new, kind, None)
+
+
 class ConnectionState:
     """State of one connection, and the small steps that every part takes.
 
@@ -123,6 +130,8 @@ class ConnectionState:
         self.confirmed = False
         self.client_hello: ClientHello | None = None
         self.local_parameters = Parameters()
+        self.datagram_limit = options.max_datagram_frame_size
+        """Octets of a DATAGRAM frame that we take."""
         self.remote_parameters: Parameters | None = None
         self.end: QuicEnd | None = None
         self.violation: ProtocolViolation | None = None
@@ -143,6 +152,8 @@ class ConnectionState:
         self._ids_given = 0
         self._given_ids = list(options.connection_ids)
         self.local_ids: dict[int, bytes] = {}
+        self.local_tokens: dict[int, bytes] = {}
+        """Stateless reset tokens that we gave out with our connection ids, those in use."""
         self.next_local_id = 0
         self.original_destination = b""
         """DCID of the client's first Initial, which Retry does not change."""
@@ -166,8 +177,12 @@ class ConnectionState:
         return events
 
     def queue(self, frame: Frame) -> None:
-        """A control frame for the next packets of the application's space."""
-        self.spaces[Space.APPLICATION].queue.append(frame)
+        """A control frame for the next packets of the application's space; a new limit replaces an old one."""
+        waiting = self.spaces[Space.APPLICATION].queue
+        if isinstance(frame, MaxData | MaxStreams | MaxStreamData):
+            for old in [each for each in waiting if _same_limit(each, frame)]:
+                waiting.remove(old)
+        waiting.append(frame)
 
     def new_id(self) -> bytes:
         """One more connection id of ours."""
@@ -206,6 +221,7 @@ class ConnectionState:
         """What we announce; a value that the script broke holds nobody to anything."""
         self.local_parameters = parameters
         try:
+            self.datagram_limit = parameters.max_datagram_frame_size
             self.table.use_local(parameters)
         except DecodeError:
             self.table.use_local(self._base_parameters())

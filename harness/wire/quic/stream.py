@@ -53,10 +53,6 @@ class SendPart:
         """Whether everything is acknowledged, the end included."""
         return self.fin_acked and self._base == self.end
 
-    def blocked(self, limit: int) -> bool:
-        """Whether octets wait that `limit` does not allow."""
-        return bool(self._pending) and self._pending.first[0] >= limit
-
     def take(self, size: int, limit: int) -> tuple[int, bytes, bool] | None:
         """The next at most `size` octets below offset `limit`: offset, data, end; None where there are none."""
         if self._pending:

@@ -228,18 +228,9 @@ class StreamTable:
 
     # What goes out
 
-    @property
-    def due(self) -> bool:
-        """Whether a stream may send now."""
-        return any(self._may_send(self.streams[each]) for each in self._due)
-
     def _limit(self, stream: StreamState) -> int:
         assert stream.send is not None
         return min(stream.send_limit, stream.send.highest + self.remote_max_data - self.data_sent)
-
-    def _may_send(self, stream: StreamState) -> bool:
-        assert stream.send is not None
-        return stream.send.due and not stream.send.blocked(self._limit(stream))
 
     def next_frame(self, room: int) -> Stream | None:
         """The next STREAM frame of at most `room` octets; streams take turns."""
