@@ -60,7 +60,8 @@ from harness.wire.quic.frames import (
     Stream,
     StreamDataBlocked,
 )
-from harness.wire.tls import TicketStore
+from harness.wire.tls import Extension, TicketStore
+from harness.wire.tls.messages import Bare, KeyUpdate
 from tests.quic_support import ALPN, Ours, Pair, every, only, usual_client, usual_server
 
 BULK = bytes(range(256)) * 1000
@@ -236,9 +237,14 @@ def test_early_data(how: dict[str, Any], retry: bool) -> None:
         assert all(event.early for event in every(pair.server.events, StreamData))
 
 
-def test_early_data_that_is_rejected_goes_out_again() -> None:
+@pytest.mark.parametrize("why", ["no early data", "HelloRetryRequest"])
+def test_early_data_that_is_rejected_goes_out_again(why: str) -> None:
     client, shared = resume()
-    pair = Pair(client, usual_server(**{**shared, "early_data": False}))
+    if why == "HelloRetryRequest":
+        client = dataclasses.replace(client, tls=dataclasses.replace(client.tls, key_shares=()))
+    else:
+        shared["early_data"] = False
+    pair = Pair(client, usual_server(**shared))
     stream = pair.client.wire.open_stream()
     pair.client.wire.send_stream(stream, b"early" * 500, fin=True)
     pair.run(lambda: finished(pair.server, stream))
@@ -418,9 +424,38 @@ def test_empty_connection_ids() -> None:
 
 
 def test_path_challenge() -> None:
+    """RFC 9000 section 8.2: answered, and both datagrams are as long as an Initial."""
     pair = Pair().connect()
+    pair.rest()
+    before = pair.client.wire.sizes_received[1200], pair.server.wire.sizes_received[1200]
     pair.client.wire.say(PathChallenge(b"8 octets"))
     pair.run(lambda: frames(pair.client, PathResponse) == [PathResponse(b"8 octets")])
+    after = pair.client.wire.sizes_received[1200], pair.server.wire.sizes_received[1200]
+    assert after == (before[0] + 1, before[1] + 1)
+
+
+def test_hello_of_several_datagrams() -> None:
+    filler = Extension(0x1A2B, bytes(3000))
+    for seed in range(4):
+        pair = Pair(usual_client(extra_extensions=(filler,)), seed=seed, reorder=1.0, loss=0.1).connect()
+        assert only(pair.server.events, ClientHelloReceived).hello.extension(0x1A2B) == bytes(3000)
+
+
+@pytest.mark.parametrize("message", [KeyUpdate(0), Bare(5), Bare(24, b"\x01"), Bare(99)], ids=lambda one: one.name)
+def test_handshake_messages_that_do_not_exist_here(message: Any) -> None:
+    """RFC 9001 sections 6 and 8.3: KeyUpdate and EndOfEarlyData are unexpected messages."""
+    pair = Pair().connect()
+    pair.rest()
+    pair.client.wire.say_handshake(message)
+    pair.run(lambda: pair.client.wire.end is not None)
+    assert pair.client.wire.end.code == 0x10A
+
+
+def test_inserted_handshake_octets() -> None:
+    pair = Pair(usual_client(insert={"client_finished": lambda endpoint: Bare(5).encode()}))
+    pair.run(lambda: pair.server.wire.end is not None)
+    assert pair.server.wire.end.code == 0x10A
+    assert "EndOfEarlyData" in only(pair.server.events, ProtocolViolation).what
 
 
 def test_stateless_reset() -> None:

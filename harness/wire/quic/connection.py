@@ -10,6 +10,7 @@ from harness.wire.quic.parameters import Parameters
 from harness.wire.quic.receiving import Receiving
 from harness.wire.quic.recovery import PacketSpace
 from harness.wire.quic.sending import Sending
+from harness.wire.tls.messages import Message
 
 MAX_DATAGRAMS = 4096
 """DATAGRAM frames of the script that wait to go out."""
@@ -260,6 +261,11 @@ class QuicConnection(Receiving, Sending):
         if self.keys_of(level) is None:
             raise QuicUsageError(f"no keys of level {level.name.lower()}")
         self.spaces[SPACE_OF[level]].said.extend(frames)
+
+    def say_handshake(self, message: bytes | Message) -> None:
+        """A handshake message at any time, whole or broken, in CRYPTO frames of the current level."""
+        self.tls.send_handshake(message)
+        self.pump_tls()
 
     def say_raw(self, payload: bytes, level: Level | None = None) -> None:
         """Octets in the place of frames."""

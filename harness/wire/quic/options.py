@@ -118,7 +118,8 @@ _SET_BY_QUIC = frozenset(("versions", "session", "early_data", "session_id"))
 class ClientOptions(QuicOptions):
     """A client.
 
-    - `tls`: server name, ALPN, trust, groups and the like (see `harness.wire.tls.ClientOptions`).
+    - `tls`: server name, ALPN, trust, groups and the like (see `harness.wire.tls.ClientOptions`). Of its `insert` the
+      octets are handshake messages, not records; records, padding and `glue_after_finished` do not exist here.
     - `version` of the first Initial, by default the first of `versions`; any number, known or not. An unknown one is
       written as version 1 would be, which makes a server answer with Version Negotiation.
     - `destination`: our first destination connection id; `token`: of the first Initial.

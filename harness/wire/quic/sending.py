@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 
 from harness.wire.quic.crypto import PacketKeys
 from harness.wire.quic.events import PacketInfo
-from harness.wire.quic.frames import ConnectionClose, Crypto, Frame, Padding, Ping, elicits, levels_of
+from harness.wire.quic.frames import (
+    ConnectionClose,
+    Crypto,
+    Frame,
+    Padding,
+    PathChallenge,
+    PathResponse,
+    Ping,
+    elicits,
+    levels_of,
+)
 from harness.wire.quic.numbers import MIN_INITIAL, SPACE_OF, ErrorCode, Level, PacketKind
 from harness.wire.quic.packet import KIND_OF_LEVEL, Outgoing
 from harness.wire.quic.recovery import PacketSpace, SentPacket
@@ -248,15 +258,19 @@ class Sending(ConnectionState):
         return [datagram]
 
     def _pad(self, planned: list[Planned]) -> None:
-        initial = [packet for packet in planned if packet.level == Level.INITIAL]
-        if not initial or not self.options.pad_initials:
+        if not any(self._wants_padding(packet) for packet in planned):
             return
-        # A server pads what elicits an acknowledgment, a client every Initial (RFC 9000 section 14.1).
-        if self.is_client or any(packet.elicits for packet in initial):
-            missing = min(MIN_INITIAL, self._room()) - sum(packet.size for packet in planned)
-            if missing > 0:
-                planned[-1].payload += bytes(missing)
-                planned[-1].frames.append(Padding(missing))
+        missing = min(MIN_INITIAL, self._room()) - sum(packet.size for packet in planned)
+        if missing > 0:
+            planned[-1].payload += bytes(missing)
+            planned[-1].frames.append(Padding(missing))
+
+    def _wants_padding(self, packet: Planned) -> bool:
+        if packet.level == Level.INITIAL:
+            # A server pads what elicits an acknowledgment, a client every Initial (RFC 9000 section 14.1).
+            return self.options.pad_initials and (self.is_client or packet.elicits)
+        # What validates a path proves that it carries 1200 octets (RFC 9000 sections 8.2.1 and 8.2.2).
+        return any(isinstance(_plain(frame), PathChallenge | PathResponse) for frame in packet.frames)
 
     def _seal(self, packet: Planned, total: int) -> bytes:
         keys = self.keys_of(packet.level)
