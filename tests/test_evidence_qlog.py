@@ -7,13 +7,14 @@ import itertools
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.engine.driver import Endpoint
+from harness.engine.factory import make_driver
 from harness.evidence import qlog
 from harness.evidence.captures import Captures, remove_stale
 from harness.evidence.qlog import Qlog, frame_fields
@@ -25,9 +26,11 @@ from harness.link.udp import UdpListener
 from harness.model.case import MARK, case
 from harness.model.event import AGENT, DOWNSTREAM, UPSTREAM
 from harness.model.record import CaseResult, from_json, to_json
+from harness.model.spec import quic as quic_tunnel
 from harness.model.verdict import Verdict
 from harness.peer.quic import QuicPeer
 from harness.pool import EnginePool, Planned
+from harness.profiles import load
 from harness.runner import Runner
 from harness.scene import Scene
 from harness.wire.quic import ClientOptions, PacketInfo, PacketKind, QuicEnd
@@ -357,20 +360,32 @@ async def quic_without_engine(scene: Scene) -> None:
     await (await server.accept_stream()).receive_until_end()
 
 
-def run(tmp_path: Path, *, passes: bool) -> CaseResult:
+Script = Callable[[Scene], Awaitable[None]]
+
+
+def run_case(tmp_path: Path, script: Script, pool: EnginePool, *, passes: bool = False, **facts: Any) -> CaseResult:
     async def function(scene: Any) -> None:
         """A script of the test."""
-        await quic_without_engine(scene)
+        await script(scene)
         scene.expect(CHECKED, passes, expected="it", actual="it")
 
-    chosen = getattr(case("quic-1", checks=(CHECKED,), family="tls")(function), MARK)
+    chosen = getattr(case("quic-1", checks=(CHECKED,), family="quic", **facts)(function), MARK)
     captures = Captures(tmp_path / "evidence")
+    runner = Runner(pool.profile, Ledger.load(), pool, {}, captures=captures)
+
+    async def run() -> CaseResult:
+        try:
+            return await runner.run(Planned(chosen, chosen.variants[0], chosen.settings))
+        finally:
+            await pool.close()
+            captures.close()
+
+    return asyncio.run(run())
+
+
+def run(tmp_path: Path, *, passes: bool) -> CaseResult:
     pool = EnginePool(fake_profile(), lambda _: FakeDriver())
-    runner = Runner(fake_profile(), Ledger.load(), pool, {}, captures=captures)
-    try:
-        return asyncio.run(runner.run(Planned(chosen, chosen.variants[0], chosen.settings)))
-    finally:
-        captures.close()
+    return run_case(tmp_path, quic_without_engine, pool, passes=passes)
 
 
 def test_a_case_that_passed_has_no_files(tmp_path: Path) -> None:
@@ -390,14 +405,42 @@ def test_a_case_that_did_not_pass_has_a_file_per_leg(tmp_path: Path) -> None:
     assert named == {"client-2", "relay-1/flow-0, upstream-1"}
 
 
+def stream_data(file: Path, *fields: str) -> list[list[str]]:
+    """What Wireshark sees of each packet with a STREAM frame: the data, and further fields."""
+    wanted = [word for field in ("quic.stream_data", *fields) for word in ("-e", field)]
+    command = ["tshark", "-n", "-r", str(file), "-Y", "quic.stream_data", "-T", "fields", *wanted]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert told.returncode == 0, told.stderr
+    return [line.split("\t") for line in told.stdout.splitlines()]
+
+
+async def through_the_engine(scene: Scene) -> None:
+    client, upstream = await scene.quic_pair()
+    stream = await client.open_stream()
+    await stream.send(SECRET, fin=True)
+    await (await upstream.accept_stream()).receive_until_end()
+
+
+@needs_tshark
+@pytest.mark.parametrize("transport", ["tls", "quic"])
+def test_every_leg_of_quic_through_an_engine_is_there(tmp_path: Path, transport: str) -> None:
+    settings = {"agent.transport": transport}
+    pool = EnginePool(load("reference"), make_driver)
+    result = run_case(tmp_path, through_the_engine, pool, publish=quic_tunnel(), settings=settings)
+    assert result.verdict is Verdict.FAIL, result.cause
+    legs = ["downstream", *(["agent"] if transport == "quic" else []), "upstream"]
+    assert sorted(result.qlogs) == sorted(f"evidence/quic-1.{leg}.qlog" for leg in legs)
+    capture = Capture((tmp_path / result.capture).read_bytes())
+    assert capture.interfaces == ["downstream", "agent", "upstream (inside agent)"]
+    seen = stream_data(tmp_path / result.capture, "frame.interface_name")
+    assert {leg for data, leg in seen if SECRET.hex() in data.split(",")} == {"downstream", "upstream (inside agent)"}
+    assert ("agent" in {leg for _, leg in seen}) == (transport == "quic")
+
+
 @needs_tshark
 def test_wireshark_decrypts_our_own_quic_in_front_of_the_relay_and_behind_it(tmp_path: Path) -> None:
     file = tmp_path / run(tmp_path, passes=False).capture
-    fields = ("-T", "fields", "-e", "quic.stream_data", "-e", "udp.dstport")
-    command = ["tshark", "-n", "-r", str(file), "-Y", "quic.stream_data", *fields]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert told.returncode == 0, told.stderr
-    seen = [line.split("\t") for line in told.stdout.splitlines()]
+    seen = stream_data(file, "udp.dstport")
     assert [bytes.fromhex(data) for data, _ in seen] == [SECRET] * 2
     assert len({port for _, port in seen}) == 2
 
