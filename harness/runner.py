@@ -235,19 +235,24 @@ class Runner:
             tap.use(self._captures)
             self._captures.begin(transcript.start)
 
-    def _capture(self, planned: Planned, end: Verdicts, judge: Judge, transcript: Transcript) -> str:
-        """Keep what was recorded of a case that did not pass; the file, if there is one."""
+    def _capture(
+        self, planned: Planned, end: Verdicts, judge: Judge, transcript: Transcript
+    ) -> tuple[str, tuple[str, ...]]:
+        """Keep what was recorded of a case that did not pass; the capture, if there is one, and the qlog files."""
         if self._captures is None:
-            return ""
+            return "", ()
         told = [f"{planned.key}: {end.verdict}", end.cause, *(outcome.message for outcome in judge.outcomes)]
+        capture = ""
+        qlogs: tuple[str, ...] = ()
         try:
             about = "\n".join(line for line in told if line)
-            return self._captures.save(planned.key, about, self._recorded.confidential)
+            capture = self._captures.save(planned.key, about, self._recorded.confidential)
+            qlogs = self._captures.save_qlog(planned.key, self._recorded.confidential)
         except OSError as error:
-            transcript.note("no capture", str(error))
-            return ""
+            transcript.note("no qlog" if capture else "no capture", str(error))
         finally:
             self._captures.stop()
+        return capture, qlogs
 
     def _reproduce(self, planned: Planned) -> str:
         faults = f" --faults {self._faults.written}" if self._faults and self._faults.by_chance else ""
@@ -264,7 +269,7 @@ class Runner:
     ) -> CaseResult:
         case = planned.case
         good = end.verdict in (Verdict.PASS, Verdict.INFO, Verdict.UNSUPPORTED)
-        capture = "" if good else self._capture(planned, end, judge, transcript)
+        capture, qlogs = ("", ()) if good else self._capture(planned, end, judge, transcript)
         return CaseResult(
             id=case.id,
             variant=planned.variant.label,
@@ -289,6 +294,7 @@ class Runner:
             worker=self._worker,
             engine_version=self._pool.version,
             capture=capture,
+            qlogs=qlogs,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from harness.model.event import Event
 from harness.model.record import CaseResult, OutcomeRecord
@@ -29,7 +30,7 @@ _BASELINE_WORDS = {
     Standing.UNEXPECTED: "The baseline knows a part of this only",
     Standing.UNEXPECTED_PASS: "Listed as a known failure, but it did not happen",
 }
-_CAPTURE = re.compile(r"[A-Za-z0-9_-]+/[A-Za-z0-9_][A-Za-z0-9._-]*\.pcapng")
+_CAPTURE = re.compile(r"[A-Za-z0-9_-]+/[A-Za-z0-9_][A-Za-z0-9._-]*\.(pcapng|qlog)")
 _STANDINGS = {
     Standing.UNEXPECTED: "unexpected",
     Standing.KNOWN: "known failure",
@@ -280,15 +281,24 @@ def readable(sample: str) -> str:
 
 
 def capture(case: CaseResult) -> Html:
-    """A link to the capture; only a path that cannot lead elsewhere becomes one."""
-    if not case.capture:
+    """Links to the capture and to what QUIC peers told."""
+    if not case.capture and not case.qlogs:
         return NOTHING
-    name = el("code", text.line(case.capture))
-    shown = el("a", name, href=case.capture) if _CAPTURE.fullmatch(case.capture) else name
+    wire = el("p", "Open in Wireshark: ", _file(case.capture), ", decrypted: the keys are inside.")
+    qlogs = ((", " if index else "", _file(path)) for index, path in enumerate(case.qlogs))
     return join(
         el("h4", "What went over the wire"),
-        el("p", "Open in Wireshark: ", shown, ", decrypted: the keys are inside."),
+        wire if case.capture else NOTHING,
+        el("p", "QUIC packet by packet, for a viewer of qlog: ", *chain.from_iterable(qlogs))
+        if case.qlogs
+        else NOTHING,
     )
+
+
+def _file(path: str) -> Html:
+    """A link to a file beside the page; only a path that cannot lead elsewhere becomes one."""
+    name = el("code", text.line(path))
+    return el("a", name, href=path) if _CAPTURE.fullmatch(path) else name
 
 
 def _log(case: CaseResult) -> Html:

@@ -132,6 +132,7 @@ def _details(case: CaseResult) -> str:
         lines.extend(f"  {text.line(entry)}" for entry in case.engine_log[-LOG_LINES:])
     if case.capture:
         lines.append(f"wire: {text.line(case.capture)}")
+    lines.extend(f"qlog: {text.line(path)}" for path in case.qlogs)
     if case.reproduce:
         lines.append(f"run it again: {text.line(case.reproduce)}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""TLS tunnels from the client to the upstream: terminated, with TLS upstream, passed through."""
+"""TLS tunnels that end at the engine, from the client to the upstream."""
 
 from __future__ import annotations
 
@@ -6,96 +6,37 @@ import asyncio
 import hashlib
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from reference_engine.agent.connector import UpstreamUnavailable
-from reference_engine.edge.client_hello import ClientHello, HelloReader
 from reference_engine.relay.stream import Address, ByteStream, StreamReset
 from reference_engine.relay.tcp import TcpStream
-from reference_engine.tls.certificates import Certificates
-from reference_engine.tls.endpoint import ServerCertificate, ServerTls, TlsEndpoints
-from reference_engine.tls.rules import TlsRules
 from reference_engine.tls.stream import TlsStream
-from reference_engine.tls.upstream import load_store, verify_chain
 from reference_engine.tunnel.model import Tunnel
+from tests.engine_tls_peers import (
+    MIB,
+    NAME,
+    TlsUpstream,
+    echo_once,
+    edge_for,
+    everything,
+    outcome,
+)
 from tests.engine_tls_support import (
     DEADLINE,
     DOMAIN,
     Client,
-    Edge,
     Handler,
     TcpConnector,
     client_hello,
     echo,
     run,
-    self_signed,
-    tunnel,
     upstream,
-    write_pem,
 )
-
-NAME = f"a.t.{DOMAIN}"
-UPSTREAM_CERTIFICATE = self_signed("upstream.test")
-MIB = 1 << 20
-
-
-async def everything(stream: ByteStream) -> bytes:
-    pieces = []
-    while data := await stream.read():
-        pieces.append(data)
-    return b"".join(pieces)
-
-
-class TlsUpstream:
-    """An upstream that speaks TLS, keeps the ClientHellos it got, and hands the plaintext to `handler`."""
-
-    def __init__(
-        self,
-        handler: Callable[[TlsStream], Awaitable[None]] = echo,
-        *,
-        select: Callable[[Sequence[str]], str | None] = lambda offered: None,
-        certificate: ServerCertificate = UPSTREAM_CERTIFICATE,
-    ) -> None:
-        self.hellos: list[ClientHello] = []
-        self.raw: list[bytes] = []
-        self.plain = bytearray()
-        self._handler = handler
-        self._tls = ServerTls(certificate, select)
-        self._endpoints = TlsEndpoints()
-
-    async def __call__(self, stream: TcpStream) -> None:
-        reader = HelloReader(65_536)
-        while (hello := reader.feed(await stream.read())) is None:
-            pass
-        self.hellos.append(hello)
-        self.raw.append(bytes(reader.raw))
-        stream.unread(bytes(reader.raw))
-        tls = TlsStream(stream, self._endpoints.server(self._tls))
-        await tls.handshake()
-        await self._handler(tls)
-        await tls.close()
-
-
-def echo_once(client: Client) -> bytes:
-    client.handshake().send(b"ping")
-    return client.receive(4)
-
-
-def outcome(client: Client) -> tuple[bytes, str | None]:
-    """Everything that came, and the end."""
-    client.handshake()
-    return client.receive_all(), client.ending
-
-
-def edge_for(tmp_path: Path, *, settings: dict[str, Any] | None = None, **properties: Any) -> Edge:
-    return Edge(tmp_path, tunnel(**properties), **(settings or {}))
-
-
-# -- terminated ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -431,241 +372,5 @@ def test_min_version_and_alpn_list_of_the_tunnel(tmp_path: Path) -> None:
             assert edge.connector.sources == []
             assert await edge.script(alpn, NAME, alpns=("zzz", "bar")) == "bar"
             assert await edge.script(alpn, NAME) is None
-
-    run(play())
-
-
-# -- TLS to the upstream ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("listed", "offered", "expected"),
-    [(("a", "b"), ("b",), ("b",)), (("a", "b"), (), ("a", "b")), ((), (), ()), ((), ("x",), ())],
-)
-def test_upstream_alpn(
-    tmp_path: Path, listed: tuple[str, ...], offered: tuple[str, ...], expected: tuple[str, ...]
-) -> None:
-    server = TlsUpstream(select=lambda names: names[0])
-
-    async def play() -> None:
-        async with upstream(server) as address, edge_for(tmp_path, upstream_tls=True, tls_alpns=listed) as edge:
-            edge.connector.upstream = address
-            assert await edge.script(echo_once, NAME, alpns=offered) == b"ping"
-        (hello,) = server.hellos
-        assert (hello.alpns, hello.alpn_malformed, hello.server_name) == (expected, False, NAME)
-
-    run(play())
-
-
-def refuse(offered: Sequence[str]) -> str | None:
-    return TlsRules().select_alpn(offered, ["other"])
-
-
-@pytest.mark.parametrize(
-    ("select", "works"), [(refuse, False), (lambda offered: "unoffered", False), (lambda offered: None, True)]
-)
-def test_what_the_upstream_makes_of_the_offer(
-    tmp_path: Path, select: Callable[[Sequence[str]], str | None], works: bool
-) -> None:
-    def script(client: Client) -> bytes:
-        client.handshake().send(b"ping")
-        return client.receive(4)
-
-    async def play() -> None:
-        async with (
-            upstream(TlsUpstream(select=select)) as address,
-            edge_for(tmp_path, upstream_tls=True, tls_alpns=("foo",)) as edge,
-        ):
-            edge.connector.upstream = address
-            got = await edge.script(script, NAME, alpns=("foo",))
-            assert got == (b"ping" if works else b"")
-
-    run(play())
-
-
-def test_the_upstream_gets_a_hello_of_the_engines_own(tmp_path: Path) -> None:
-    server = TlsUpstream()
-    sent: list[bytes] = []
-
-    def script(client: Client) -> bytes:
-        sent.append(client_hello(NAME))
-        return echo_once(client)
-
-    async def play() -> None:
-        async with upstream(server) as address, edge_for(tmp_path, upstream_tls=True) as edge:
-            edge.connector.upstream = address
-            assert await edge.script(script) == b"ping"
-        assert server.raw[0][11:43] not in sent[0]
-        assert 0x0304 in server.hellos[0].versions
-
-    run(play())
-
-
-def test_an_upstream_without_tls_gives_no_data(tmp_path: Path) -> None:
-    async def plain(stream: TcpStream) -> None:
-        await stream.write(b"plain text from a plain upstream\r\n")
-        await stream.read()
-
-    async def play() -> None:
-        async with upstream(plain) as address, edge_for(tmp_path, upstream_tls=True) as edge:
-            edge.connector.upstream = address
-            assert await edge.script(outcome) == (b"", "close_notify")
-
-    run(play())
-
-
-def test_an_upstream_that_does_not_answer_the_hello(tmp_path: Path) -> None:
-    async def silent(stream: TcpStream) -> None:
-        await everything(stream)
-
-    async def play() -> None:
-        settings = {"handshake_timeout_ms": 1000}
-        async with upstream(silent) as address, edge_for(tmp_path, settings=settings, upstream_tls=True) as edge:
-            edge.connector.upstream = address
-            assert await edge.script(outcome) == (b"", "close_notify")
-
-    run(play())
-
-
-def test_verification_of_the_upstream_when_it_is_on(tmp_path: Path) -> None:
-    good = Certificates(domain=DOMAIN, state_dir=tmp_path / "ca").current()
-    settings = {"upstream_verify": True, "upstream_ca_file": tmp_path / "ca" / "ca.pem"}
-
-    async def attempt(certificate: ServerCertificate) -> tuple[bytes, bytes]:
-        got = bytearray()
-
-        async def keep(stream: TlsStream) -> None:
-            while data := await stream.read():
-                got.extend(data)
-                await stream.write(data)
-
-        def script(client: Client) -> bytes:
-            client.handshake().send(b"secret")
-            return client.receive(6)
-
-        server = TlsUpstream(keep, certificate=certificate)
-        async with upstream(server) as address, edge_for(tmp_path, settings=settings, upstream_tls=True) as edge:
-            edge.connector.upstream = address
-            return await edge.script(script), bytes(got)
-
-    assert run(attempt(good)) == (b"secret", b"secret")
-    assert run(attempt(UPSTREAM_CERTIFICATE)) == (b"", b"")
-
-
-def test_verify_chain(tmp_path: Path) -> None:
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    chain = Certificates(domain=DOMAIN, state_dir=tmp_path).current().chain
-    der = [one.public_bytes(Encoding.DER) for one in chain]
-    store = load_store(tmp_path / "ca.pem")
-    assert verify_chain(der, NAME, store) is None
-    assert verify_chain(der, "elsewhere.test", store) is not None
-    assert verify_chain([], NAME, store) == "the upstream sent no certificate"
-    assert verify_chain([b"rubbish"], NAME, store) is not None
-
-
-# -- passthrough -----------------------------------------------------------------------------------------------------
-
-
-def test_passthrough_shows_the_upstreams_certificate_and_no_setting_touches_it(tmp_path: Path) -> None:
-    chain, key = write_pem(UPSTREAM_CERTIFICATE, tmp_path)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(chain, key)
-    context.maximum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["y"])
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(await reader.read(100))
-        await reader.read()
-        writer.close()
-        await writer.wait_closed()
-
-    def script(client: Client) -> tuple[bytes | None, str | None, str | None, bytes]:
-        client.handshake().send(b"ping")
-        tls = client.tls
-        result = tls.getpeercert(binary_form=True), tls.version(), tls.selected_alpn_protocol(), client.receive(4)
-        client.send_close_notify()
-        client.receive_all()
-        return result
-
-    async def play() -> None:
-        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-        settings = {"project_tls_min_version": "tls1.3"}
-        async with edge_for(tmp_path, settings=settings, tls_mode="passthrough") as edge:
-            edge.connector.upstream = Address(*server.sockets[0].getsockname()[:2])
-            certificate, version, alpn, got = await edge.script(script, NAME, alpns=("x", "y"))
-        server.close()
-        await server.wait_closed()
-        assert certificate == ssl.PEM_cert_to_DER_cert(chain.read_text())
-        assert (version, alpn, got) == ("TLSv1.2", "y", b"ping")
-
-    run(play())
-
-
-@pytest.mark.parametrize("piece", [1, 7, 100_000])
-def test_passthrough_is_octet_for_octet(tmp_path: Path, piece: int) -> None:
-    """Split anywhere, over records of 60 octets, with whatever follows: the upstream gets what was sent."""
-    message = client_hello(NAME)[5:]
-    records = b"".join(
-        b"\x16\x03\x01" + len(part).to_bytes(2, "big") + part
-        for part in (message[at : at + 60] for at in range(0, len(message), 60))
-    )
-    sent = records + b"\x15\x03\x03\x00\x02\x01\x64" + bytes(range(256))
-    answer = b"\x15\x03\x03\x00\x02\x02\x28" + bytes(1000)
-
-    async def play() -> None:
-        seen: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-
-        async def keep(stream: TcpStream) -> None:
-            seen.set_result(await everything(stream))
-            await stream.write(answer)
-
-        def script(client: Client) -> bytes:
-            client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            for at in range(0, len(sent), piece):
-                client.sock.sendall(sent[at : at + piece])
-            client.sock.shutdown(socket.SHUT_WR)
-            got = b""
-            while data := client.sock.recv(65536):
-                got += data
-            return got
-
-        async with upstream(keep) as address, edge_for(tmp_path, tls_mode="passthrough") as edge:
-            edge.connector.upstream = address
-            assert await edge.script(script) == answer
-            assert await seen == sent
-
-    run(play())
-
-
-@pytest.mark.parametrize("who", ["client", "upstream"])
-def test_passthrough_keeps_a_reset_a_reset(tmp_path: Path, who: str) -> None:
-    async def play() -> None:
-        seen: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-        async def handler(stream: TcpStream) -> None:
-            await stream.read()
-            if who == "upstream":
-                stream.abort("on purpose")
-                return
-            try:
-                await stream.write(b"here")
-                await everything(stream)
-                seen.set_result("clean")
-            except StreamReset:
-                seen.set_result("reset")
-
-        def script(client: Client) -> str:
-            client.sock.sendall(client_hello(NAME))
-            if who == "upstream":
-                return client.transport_ending()
-            assert client.sock.recv(4) == b"here"
-            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-            return ""
-
-        async with upstream(handler) as address, edge_for(tmp_path, tls_mode="passthrough") as edge:
-            edge.connector.upstream = address
-            ending = await edge.script(script)
-            assert (ending if who == "upstream" else await seen) in ("rst", "reset")
 
     run(play())

@@ -142,6 +142,28 @@ def test_datagrams_inside_the_agents_connection_are_a_flow(recording: Recording)
     assert cut.payload == bytes(LONGEST)
 
 
+def test_a_flow_that_repeats_an_earlier_one_comes_behind_it(recording: Recording) -> None:
+    """On the far side of a relay, or of an engine that forwards QUIC as it is."""
+    near = recording.datagrams(DOWNSTREAM, HERE, THERE, dialed=True)
+    near.sent(b"hello " * 8)
+    far = recording.carried_datagrams(HERE, dialed=False)
+    far.got(b"hello " * 8)
+    other = recording.datagrams(DOWNSTREAM, MOVED, THERE, dialed=True)
+    other.sent(b"short, and the same")
+    far.got(b"short, and the same")
+    far.sent(b"world " * 8)
+    near.got(b"world " * 8)
+    capture = told(recording)
+    assert [(item.source[1], item.payload[:5]) for item in capture.datagrams] == [
+        (HERE[1], b"hello"),
+        (MOVED[1], b"short"),
+        (THERE[1], b"world"),
+        (UPSTREAM_PORT + 1, b"hello"),
+        (UPSTREAM_PORT + 1, b"short"),
+        (UPSTREAM_PORT, b"world"),
+    ]
+
+
 def test_many_empty_packets_are_bounded_and_the_capture_says_so(recording: Recording) -> None:
     flow = recording.datagrams(DOWNSTREAM, HERE, THERE, dialed=True)
     for _ in range(LIMIT // STEP_COST):

@@ -125,6 +125,24 @@ def test_a_flow_goes_on_from_another_port() -> None:
     asyncio.run(script())
 
 
+def test_the_ports_that_a_flow_left_are_bounded_and_closed_with_it() -> None:
+    async def script() -> None:
+        listener = await started()
+        client, _ = await joined(listener)
+        ports = [client.local[1]]
+        for _ in range(udp.MAX_LEFT + 3):
+            client.rebind()
+            ports.append(client.local[1])
+        assert len(client._left) == udp.MAX_LEFT
+        left = list(client._left)
+        assert [sock.getsockname()[1] for sock in left] == ports[3:-1]
+        await client.close()
+        assert {sock.fileno() for sock in left} == {-1}
+        await listener.stop()
+
+    asyncio.run(script())
+
+
 def test_a_closed_flow_ends_its_reader_and_is_no_new_flow() -> None:
     async def script() -> None:
         listener = await started()

@@ -24,8 +24,8 @@ from harness.peer.agent import accepted
 from harness.peer.packets import PacketPeer
 from harness.peer.upstream import UpstreamSide
 from harness.wire import agent as wire
+from tests.agent_peers import behaved, mini, scripted
 from tests.agent_support import Connection
-from tests.test_peer_agent import behaved, mini, scripted
 
 STREAM = "aabbccddeeff001122334455"
 

@@ -11,9 +11,9 @@ from importlib.resources import files
 import pytest
 
 from harness.model.event import Event
-from harness.model.record import CaseResult, RunRecord
+from harness.model.record import CaseResult, RunRecord, to_json
 from harness.model.verdict import VERDICTS, Outcome, Verdict
-from reports import html
+from reports import html, schema
 from tests.golden.sample import RECORD, ROWS, alpn_steps, case, connect_steps, outcome
 
 VOID = {"meta", "link", "input", "br", "hr"}
@@ -205,6 +205,7 @@ def everywhere(words: str) -> RunRecord:
         settings=words,
         requirements=(words,),
         capture=words,
+        qlogs=(words,),
     )
     names = dict.fromkeys(("profile", "name", "version", "edition", "driver", "command"), words)
     engine = replace(RECORD.engine, **names, features=(words,))  # type: ignore[arg-type]
@@ -222,9 +223,18 @@ def everywhere(words: str) -> RunRecord:
      "evidence/.pcapng", "evidence/a b.pcapng", "evidence/x.pcapng\n"],
 )  # fmt: skip
 def test_only_a_capture_beside_the_report_is_a_link(path: str) -> None:
-    bad = replace(next(case for case in RECORD.cases if case.capture), capture=path)
+    bad = replace(next(case for case in RECORD.cases if case.capture), capture=path, qlogs=(path,))
     shown = Page(html.render(replace(RECORD, cases=(bad,)), ROWS))
     assert all((attrs["href"] or "").startswith("#") for attrs in shown.all("a"))
+
+
+def test_the_qlog_files_of_a_case_are_linked() -> None:
+    paths = ("evidence/a.downstream.qlog", "evidence/a.upstream.qlog")
+    told = replace(RECORD, cases=(replace(next(case for case in RECORD.cases if case.capture), qlogs=paths),))
+    shown = Page(html.render(told, ROWS))
+    targets = [attrs["href"] for attrs in shown.all("a")]
+    assert [target for target in targets if target and target.endswith(".qlog")] == list(paths)
+    assert schema.validate(to_json(told)) == []
 
 
 def test_hostile_text_is_shown_and_does_nothing() -> None:

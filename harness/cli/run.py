@@ -71,7 +71,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         " the same again with the same seed: loss=0.01,reorder=0.01,seed=7 (shares: loss, reorder, duplicate, corrupt)",
     )
     command.add_argument(
-        "--no-capture", action="store_true", help="write no captures (pcapng, with keys) of the cases that did not pass"
+        "--no-capture",
+        action="store_true",
+        help="write no captures (pcapng with keys, qlog) of what did not pass",
     )
     command.add_argument(
         "--capture-token",

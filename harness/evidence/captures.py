@@ -1,4 +1,5 @@
-"""The captures of one worker: records each case, and keeps a file of those that did not pass."""
+"""The captures of one worker: records each case, and keeps the files of those that did not pass: a pcapng, and a qlog
+per leg that spoke QUIC."""
 
 from __future__ import annotations
 
@@ -9,15 +10,18 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from harness.evidence.recorder import Recording
-from harness.link.tap import SILENT, Address, Tap, TapStream
+from harness.link.tap import SILENT, SILENT_QUIC, Address, QuicTap, Tap, TapStream
 from harness.model.event import AGENT, DOWNSTREAM
+
+if TYPE_CHECKING:
+    from harness.evidence.qlog import Qlog
 
 FOLDER = "evidence"
 """Where captures lie, beside `run.json`."""
-SUFFIX = ".pcapng"
+SUFFIX, QLOG_SUFFIX = ".pcapng", ".qlog"
 NAME_LIMIT = 80
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
 """Names that Windows keeps for devices, whatever follows the dot."""
@@ -36,7 +40,7 @@ def file_name(key: str) -> str:
 def remove_stale(folder: Path) -> None:
     """Remove the captures that an earlier run left in `folder`, and the folder when nothing else is in it. Raises
     `OSError`."""
-    for file in folder.glob(f"*{SUFFIX}"):
+    for file in (*folder.glob(f"*{SUFFIX}"), *folder.glob(f"*{QLOG_SUFFIX}")):
         if file.is_file() or file.is_symlink():
             file.unlink(missing_ok=True)
     with suppress(OSError):
@@ -55,6 +59,7 @@ class Captures(Tap):
         self._hide_token = hide_token
         self._clock = clock
         self._recording: Recording | None = None
+        self._qlog: Qlog | None = None
         self._key_log: IO[bytes] | None = None
         if not hide_token:
             # OpenSSL writes secrets to a file only. It appends, so each case may begin with an empty one.
@@ -87,6 +92,10 @@ class Captures(Tap):
         """See `Tap`."""
         return SILENT if self._recording is None else self._recording.carried_datagrams(inside, dialed=dialed)
 
+    def quic(self, leg: str, us: str, name: str) -> QuicTap:
+        """See `Tap`."""
+        return SILENT_QUIC if self._qlog is None or self._hidden(leg) else self._qlog.trace(leg, us, name)
+
     def secrets(self, lines: Sequence[str], *, leg: str = DOWNSTREAM) -> None:
         """See `Tap`."""
         if self._recording is not None and not self._hidden(leg):
@@ -100,7 +109,10 @@ class Captures(Tap):
     def begin(self, start: float | None = None) -> None:
         """Forget what was recorded, and record what comes. `start` is second 0 of the transcript, by the clock."""
         self.stop()
+        from harness.evidence.qlog import Qlog
+
         self._recording = Recording(self._clock, start)
+        self._qlog = Qlog(self._clock, start)
         if self._key_log:
             self._key_log.truncate(0)
 
@@ -109,6 +121,9 @@ class Captures(Tap):
         if self._recording is not None:
             self._recording.stop()
             self._recording = None
+        if self._qlog is not None:
+            self._qlog.stop()
+            self._qlog = None
 
     def save(self, key: str, comment: str, confidential: Collection[str] = ()) -> str:
         """Write what was recorded, and stop. `confidential` are the connections that carried the token. The file's path
@@ -121,10 +136,19 @@ class Captures(Tap):
             recording.forget(confidential)
         if recording.empty:
             return ""
-        data = recording.capture(comment, self._agent_secrets())
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._write(file_name(key), data)
-        return f"{self._folder.name}/{path.name}"
+        return self._write(file_name(key), recording.capture(comment, self._agent_secrets()))
+
+    def save_qlog(self, key: str, confidential: Collection[str] = ()) -> tuple[str, ...]:
+        """Write what QUIC peers told, a file per leg, as `save` does; their paths."""
+        log = self._qlog
+        if log is None:
+            return ()
+        log.stop()
+        if self._hide_token:
+            log.forget(confidential)
+        name = file_name(key).removesuffix(SUFFIX)
+        files = log.files(key)
+        return tuple(self._write(f"{name}.{leg}{QLOG_SUFFIX}", text.encode()) for leg, text in files.items())
 
     def _agent_secrets(self) -> list[str]:
         if self._key_log is None:
@@ -133,8 +157,10 @@ class Captures(Tap):
         text = self._key_log.read().decode("ascii", "ignore")
         return [line for line in text.splitlines() if line and not line.startswith("#")]
 
-    def _write(self, name: str, data: bytes) -> Path:
-        """Write a new file; a name that is taken (the same case on several engines) gets a number."""
+    def _write(self, name: str, data: bytes) -> str:
+        """Write a new file, and give its path; a name that is taken (the same case on several engines) gets a
+        number."""
+        self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / name
         number = 1
         while True:
@@ -143,12 +169,12 @@ class Captures(Tap):
                     file.write(data)
             except FileExistsError:
                 number += 1
-                path = self._folder / f"{name.removesuffix(SUFFIX)}-{number}{SUFFIX}"
+                path = self._folder / f"{Path(name).stem}-{number}{path.suffix}"
             except OSError:
                 path.unlink(missing_ok=True)
                 raise
             else:
-                return path
+                return f"{self._folder.name}/{path.name}"
 
     def close(self) -> None:
         """Remove the key log."""

@@ -20,6 +20,8 @@ LIMIT = 8 << 20
 """Octets of one case that are kept (8 MiB), those of all its connections together."""
 STEP_COST = 256
 """What a step counts on top of its octets: many small ones are bounded, too."""
+TELLING = 32
+"""Octets of a packet that is the same on two flows by no chance."""
 CARRIED = "carried"
 INTERFACES = {
     DOWNSTREAM: ("downstream", "client and engine"),
@@ -265,20 +267,36 @@ class Recording:
     def _packets(self, legs: Sequence[str]) -> Iterator[bytes]:
         numbers = {leg: number for number, leg in enumerate(legs)}
         made: dict[Recorded, Packets] = {}
-        last = len(self._noted) - 1
-        for index, noted in enumerate(self._noted):
+        last = self._noted[-1] if self._noted else None
+        for noted in self._in_order():
             stream = noted.stream
             comment = ""
             if stream not in made:
                 made[stream] = stream.packets(len(made) + 1)
                 comment = _about(stream)
-            if index == last and self._full:
+            if noted is last and self._full:
                 comment = f"{comment} The recording ends here: {self._told_full()}".strip()
             for ours, packet in _made(made[stream], noted):
                 direction = pcapng.OUTBOUND if ours else pcapng.INBOUND
                 at = self._nanoseconds(noted.at)
                 yield pcapng.packet(numbers[stream.leg], at, packet, direction=direction, comment=comment)
                 comment = ""
+
+    def _in_order(self) -> list[_Noted]:
+        """What was noted, flow by flow behind the rest where a flow repeats packets of an earlier one, as on the far
+        side of a relay or of an engine that forwards QUIC as it is. Wireshark takes both for one connection, and
+        can decrypt it only where all that it sees first is of one flow."""
+        begun: dict[Recorded, int] = {}
+        first: dict[bytes, Recorded] = {}
+        behind: dict[Recorded, int] = {}
+        for noted in self._noted:
+            number = begun.setdefault(noted.stream, len(begun) + 1)
+            if noted.stream.datagrams and len(noted.data) >= TELLING:
+                other = first.setdefault(noted.data, noted.stream)
+                later = noted.stream if number > begun[other] else other
+                if other is not noted.stream:
+                    behind[later] = begun[later]
+        return sorted(self._noted, key=lambda noted: behind.get(noted.stream, 0))
 
     def _told_full(self) -> str:
         return f"{LIMIT >> 20} MiB of one case are kept, {self.left_out:,} octets that followed are not."

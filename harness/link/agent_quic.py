@@ -289,7 +289,10 @@ class QuicAgentConnection:
     """
 
     def __init__(
-        self, io: Callable[[Callable[[Sequence[seen.Event]], None]], QuicLink], local: tuple[str, int]
+        self,
+        io: Callable[[Callable[[Sequence[seen.Event]], None]], QuicLink],
+        local: tuple[str, int],
+        qlog: tap.QuicTap = tap.SILENT_QUIC,
     ) -> None:
         self.local = local
         self.strays = 0
@@ -304,6 +307,7 @@ class QuicAgentConnection:
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._keep_alive: asyncio.TimerHandle | None = None
+        self._qlog = qlog
         self._done = False
 
     @property
@@ -427,6 +431,8 @@ class QuicAgentConnection:
                 case seen.StreamOpened():
                     # The engine never opens streams (section 2.2).
                     self.opened_by_engine += 1
+                case seen.Ended(end=end):
+                    self._qlog.closed(end)
                 case _:
                     self._take_of_stream(event)
         self._wake()
@@ -468,6 +474,7 @@ class QuicAgentConnection:
         if not self.over:
             self.wire.close(code, reason, application=True)
             self.flush()
+            self._qlog.closed(self.wire.end)
         if self._keep_alive is not None:
             self._keep_alive.cancel()
         await self._io.stop()
@@ -486,9 +493,10 @@ async def connect_agent_quic(
     Raises `OSError` when a file cannot be read, `HandshakeFailed` when there is no connection.
     """
     host, port = address or access.udp or (access.address, access.port)
-    wire = QuicClient(_options(access, alpn, host if address else access.server_name))
+    qlog = tap.current().quic(AGENT, "client", "agent")
+    wire = QuicClient(qlog.hooked(_options(access, alpn, host if address else access.server_name)))
     link = await connect_udp(host, port, leg=AGENT)
-    connection = QuicAgentConnection(lambda take: QuicLink(link, wire, take), link.local)
+    connection = QuicAgentConnection(lambda take: QuicLink(link, wire, take), link.local, qlog)
     tap.current().secrets(wire.key_log, leg=AGENT)
     try:
         await connection.handshake()

@@ -8,8 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextvars import ContextVar
+from typing import TYPE_CHECKING, TypeVar
 
 from harness.model.event import DOWNSTREAM
+
+if TYPE_CHECKING:
+    from harness.wire.quic import QuicEnd, QuicOptions
+
+Options = TypeVar("Options", bound="QuicOptions")
 
 Address = tuple[str, int]
 
@@ -44,6 +50,17 @@ class TapStream:
         return self
 
 
+class QuicTap:
+    """One QUIC connection as its peer tells it, packet by packet. This one forgets everything."""
+
+    def hooked(self, options: Options) -> Options:
+        """The options of the connection (`harness.wire.quic`), whose packets are told from here on."""
+        return options
+
+    def closed(self, end: QuicEnd | None) -> None:
+        """The connection ended, if it did; may be told again."""
+
+
 class Tap:
     """Takes what links and TLS peers tell. This one forgets everything."""
 
@@ -68,12 +85,17 @@ class Tap:
         """As `carried`, for datagrams."""
         return SILENT
 
+    def quic(self, leg: str, us: str, name: str) -> QuicTap:
+        """A QUIC connection of `us` (client or server) begins on `leg`; `name` is its name in the transcript."""
+        return SILENT_QUIC
+
     def secrets(self, lines: Sequence[str], *, leg: str = DOWNSTREAM) -> None:
         """The key log of one TLS or QUIC endpoint of ours on `leg`; it may still grow, and is read when the capture is
         written."""
 
 
 SILENT = TapStream()
+SILENT_QUIC = QuicTap()
 _NOBODY = Tap()
 _tap: ContextVar[Tap] = ContextVar("tap")
 

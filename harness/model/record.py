@@ -49,7 +49,7 @@ class CaseResult:
     always there; `engine_log`
     (last lines) only for what did not pass. `needs` explains an `unsupported`. `capture` is the pcapng of what went
     over the wire, relative to
-    `run.json`, where one was kept.
+    `run.json`, where one was kept; `qlogs` are the qlog files of its QUIC legs, likewise.
     """
 
     id: str
@@ -76,6 +76,7 @@ class CaseResult:
     worker: str = "main"
     engine_version: str = ""
     capture: str = ""
+    qlogs: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:

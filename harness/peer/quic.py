@@ -15,6 +15,7 @@ from harness.link.datagram import DatagramLink
 from harness.link.deadline import deadline
 from harness.link.quic import QuicLink
 from harness.link.stream import LinkReset
+from harness.link.tap import QuicTap
 from harness.link.udp import UdpLink
 from harness.peer.quic_stream import READ_LIMIT, QuicPeerStream, StreamEnd
 from harness.peer.quic_words import describe, merged
@@ -51,7 +52,13 @@ class QuicPeer:
     """
 
     def __init__(
-        self, link: DatagramLink, channel: Channel, wire: QuicClient | QuicServer, *, source: str | None = None
+        self,
+        link: DatagramLink,
+        channel: Channel,
+        wire: QuicClient | QuicServer,
+        *,
+        source: str | None = None,
+        qlog: QuicTap = tap.SILENT_QUIC,
     ) -> None:
         self.link = link
         self.channel = channel
@@ -75,20 +82,23 @@ class QuicPeer:
         self._raised = 0
         self._too_much = ""
         self._logged_end = False
+        self._qlog = qlog
         self._closed_by_us = False
         tap.current().secrets(wire.key_log, leg=channel.leg)
 
     @classmethod
     def client(cls, link: DatagramLink, channel: Channel, options: ClientOptions) -> QuicPeer:
         """A client; nothing is said before `handshake` or `start`."""
-        return cls(link, channel, QuicClient(options))
+        qlog = tap.current().quic(channel.leg, "client", channel.name)
+        return cls(link, channel, QuicClient(qlog.hooked(options)), qlog=qlog)
 
     @classmethod
     def server(
         cls, link: DatagramLink, channel: Channel, options: ServerOptions, *, source: str | None = None
     ) -> QuicPeer:
         """A server of one connection."""
-        return cls(link, channel, QuicServer(options), source=source)
+        qlog = tap.current().quic(channel.leg, "server", channel.name)
+        return cls(link, channel, QuicServer(qlog.hooked(options)), source=source, qlog=qlog)
 
     # What is known
 
@@ -203,6 +213,8 @@ class QuicPeer:
                     self.datagrams_dropped += 1
             case seen.PingAcknowledged(number=number):
                 self._pings.discard(number)
+            case seen.Ended(end=end):
+                self._qlog.closed(end)
             case seen.HandshakeCompleted():
                 self.done = event
             case seen.TicketReceived(resumption=resumption):
@@ -400,6 +412,7 @@ class QuicPeer:
         self._closed_by_us = True
         self.wire.close(code, reason, application=application)
         self.flush()
+        self._qlog.closed(self.wire.end)
         self._changed.set()
 
     async def closed(self) -> QuicEnd:
