@@ -15,6 +15,7 @@ from conformance.agent._steps import (
     ask,
     channel,
     dialled,
+    ended,
     hostname,
     left_over,
     match,
@@ -36,7 +37,7 @@ from harness.engine.agent_driver import ProtocolDriver
 from harness.engine.driver import Endpoint
 from harness.errors import DeadlineExpired, PeerMismatch
 from harness.link.deadline import deadline
-from harness.link.stream import EndKind, LinkReset
+from harness.link.stream import LinkReset
 from harness.model.spec import TunnelSpec, http, private, tls
 from harness.peer.agent import ScriptedAgent, accepted
 from harness.peer.raw import RawPeer
@@ -441,7 +442,7 @@ async def _last_words(agent: ScriptedAgent) -> bool:
     try:
         await agent.expect("close_control_channel_rsp")
     except PeerMismatch as seen:
-        if seen.actual == str(EndKind.CLOSE_NOTIFY) or seen.actual.startswith("the end of the connection"):
+        if ended(seen):
             return False
         raise
     await agent.expect_end()

@@ -4,6 +4,7 @@ whose DATAGRAM frames carry the datagram channels (agent protocol, sections 2.2 
 from __future__ import annotations
 
 import asyncio
+import functools
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from harness.link.udp import connect_udp
 from harness.model.event import AGENT
 from harness.wire import quic as seen
 from harness.wire.quic import ClientOptions, QuicClient, QuicEnd, QuicUsageError, StreamLimitReached
-from harness.wire.tls.crypto import Identity
+from harness.wire.tls.crypto import Identity, verify_chain
 
 CHANNEL_ID = 12
 """Octets of a channel id, in front of the packet in each DATAGRAM frame."""
@@ -346,11 +347,11 @@ class QuicAgentConnection:
             if self.over:
                 raise self._failure()
             await self.changed()
-        if (reason := self.wire.peer_verified) is not None:
-            self.wire.close(CRYPTO_ERROR + BAD_CERTIFICATE, reason, application=False)
-            self.flush()
-            raise HandshakeFailed(f"the engine's certificate: {reason}")
-        self._stay_alive()
+
+    def refuse(self, reason: str) -> None:
+        """Close as one who does not trust the engine's certificate (RFC 9001 section 4.8)."""
+        self.wire.close(CRYPTO_ERROR + BAD_CERTIFICATE, reason, application=False)
+        self.flush()
 
     def _failure(self) -> HandshakeFailed:
         end = self.wire.end
@@ -359,12 +360,13 @@ class QuicAgentConnection:
             alert = end.code - CRYPTO_ERROR
         return HandshakeFailed(f"{self.over} in the QUIC handshake", alert)
 
-    def _stay_alive(self) -> None:
+    def stay_alive(self) -> None:
+        """Send a PING now and then, as agents do (section 2.2)."""
         if self.over:
             return
         self.wire.ping()
         self.flush()
-        self._keep_alive = self._loop.call_later(KEEP_ALIVE_SECONDS, self._stay_alive)
+        self._keep_alive = self._loop.call_later(KEEP_ALIVE_SECONDS, self.stay_alive)
 
     # Streams and channels
 
@@ -486,15 +488,20 @@ async def connect_agent_quic(
     Raises `OSError` when a file cannot be read, `HandshakeFailed` when there is no connection.
     """
     host, port = address or access.udp or (access.address, access.port)
-    wire = QuicClient(_options(access, alpn, host if address else access.server_name))
+    server_name = host if address else access.server_name
+    wire = QuicClient(_options(access, alpn, server_name))
     link = await connect_udp(host, port, leg=AGENT)
     connection = QuicAgentConnection(lambda take: QuicLink(link, wire, take), link.local)
     tap.current().secrets(wire.key_log, leg=AGENT)
     try:
         await connection.handshake()
+        if (reason := _distrust(access, wire.peer_certificates, server_name)) is not None:
+            connection.refuse(reason)
+            raise HandshakeFailed(f"the engine's certificate: {reason}")
     except BaseException:
         await connection.close()
         raise
+    connection.stay_alive()
     return connection
 
 
@@ -507,7 +514,6 @@ def _options(access: EngineAccess, alpn: Sequence[str], server_name: str | None)
         server_name=server_name,
         alpn=tuple(alpn),
         alpn_required=bool(alpn),
-        trust=None if access.insecure else _trust(access.ca_file),
         identity=identity,
         automatic_credit=False,
         datagram_size=1350,
@@ -515,9 +521,27 @@ def _options(access: EngineAccess, alpn: Sequence[str], server_name: str | None)
     )
 
 
-def _trust(ca_file: str | None) -> tuple[x509.Certificate, ...]:
-    """The roots of `ca_file`, or the system's."""
-    if ca_file:
-        return tuple(x509.load_pem_x509_certificates(Path(ca_file).read_bytes()))
+def _distrust(access: EngineAccess, chain: Sequence[x509.Certificate], server_name: str | None) -> str | None:
+    """Why the engine's chain is not trusted, or `None`. Without a server name any name will do."""
+    if access.insecure:
+        return None
+    if access.ca_file:
+        trust = tuple(x509.load_pem_x509_certificates(Path(access.ca_file).read_bytes()))
+    else:
+        trust = _system_trust()
+    return verify_chain(chain, trust, server_name or _name_of(chain))
+
+
+@functools.cache
+def _system_trust() -> tuple[x509.Certificate, ...]:
     context = ssl.create_default_context()
     return tuple(x509.load_der_x509_certificate(der) for der in context.get_ca_certs(binary_form=True))
+
+
+def _name_of(chain: Sequence[x509.Certificate]) -> str:
+    """The first DNS name that the leaf is for."""
+    try:
+        names = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (IndexError, ValueError, x509.ExtensionNotFound):
+        return ""
+    return next(iter(names.get_values_for_type(x509.DNSName)), "")
