@@ -231,6 +231,8 @@ async def test_what_was_sent_before_the_close_arrives(scene: Scene) -> None:
             pairs.append((await serve(scene, tunnel, await next_request(tunnel)), dialler))
     for upstream, _ in pairs:
         await upstream.send(data)
+        async with deadline("the engine's transport to take all of it"):
+            await upstream.link.drained()
     await agent.close_tunnel(tunnel.id)
     with scene.judging("AGENT-054"):
         for _, far in pairs:

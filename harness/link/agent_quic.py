@@ -129,6 +129,13 @@ class QuicAgentLink(AgentLink):
         self.connection.wire.send_stream(self.id, data)
         self.connection.flush()
 
+    async def drained(self) -> None:
+        """Wait until all of it went out, and until the engine has acknowledged what came behind it."""
+        while self.unsent:
+            await self.connection.changed()
+            self._check_sending()
+        await self.connection.ping()
+
     def _check_sending(self) -> None:
         self.connection.check()
         if self._stopped:
@@ -304,6 +311,7 @@ class QuicAgentConnection:
         self._channels: dict[bytes, QuicChannel] = {}
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self._pings: set[int] = set()
         self._keep_alive: asyncio.TimerHandle | None = None
         self._done = False
 
@@ -333,6 +341,16 @@ class QuicAgentConnection:
     def flush(self) -> None:
         """Send what waits to be sent."""
         self._io.flush()
+
+    async def ping(self) -> None:
+        """PING and its ACK. Raises `LinkReset`."""
+        self.check()
+        number = self.wire.ping()
+        self._pings.add(number)
+        self.flush()
+        while number in self._pings:
+            await self.changed()
+            self.check()
 
     def consumed(self, stream_id: int, count: int) -> None:
         """Octets of a stream were read: the engine may send as many more."""
@@ -426,6 +444,8 @@ class QuicAgentConnection:
                     self._done = True
                 case seen.DatagramReceived(data=data):
                     self._take_datagram(data)
+                case seen.PingAcknowledged(number=number):
+                    self._pings.discard(number)
                 case seen.StreamOpened():
                     # The engine never opens streams (section 2.2).
                     self.opened_by_engine += 1
