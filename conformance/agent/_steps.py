@@ -13,7 +13,7 @@ from harness.errors import PeerMismatch
 from harness.evidence.transcript import AGENT
 from harness.link.agent import AgentLink, EngineAccess
 from harness.link.deadline import deadline
-from harness.link.stream import LinkReset
+from harness.link.stream import EndKind, LinkReset
 from harness.model.case import CaseFunction, case
 from harness.model.spec import TunnelSpec, private, tls
 from harness.peer.agent import ScriptedAgent, accepted
@@ -161,6 +161,12 @@ def left_over(agent: ScriptedAgent, *kinds: str) -> list[pb.Message]:
 def told_of(messages: Sequence[pb.Message]) -> str:
     """Messages for an `actual`."""
     return "; ".join(f"{wire.kind(m)} {wire.describe(m)}".strip() for m in messages) or "nothing"
+
+
+def ended(seen: PeerMismatch | LinkReset) -> bool:
+    """Whether what came in the place of an awaited frame is the end of its connection, whatever the transport."""
+    ends = (str(EndKind.CLOSE_NOTIFY), str(EndKind.FIN))
+    return isinstance(seen, LinkReset) or seen.actual in ends or seen.actual.startswith("the end of the connection")
 
 
 # connections of their own

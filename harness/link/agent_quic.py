@@ -4,6 +4,7 @@ whose DATAGRAM frames carry the datagram channels (agent protocol, sections 2.2 
 from __future__ import annotations
 
 import asyncio
+import functools
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from harness.link.udp import connect_udp
 from harness.model.event import AGENT
 from harness.wire import quic as seen
 from harness.wire.quic import ClientOptions, QuicClient, QuicEnd, QuicUsageError, StreamLimitReached
-from harness.wire.tls.crypto import Identity
+from harness.wire.tls.crypto import Identity, verify_chain
 
 CHANNEL_ID = 12
 """Octets of a channel id, in front of the packet in each DATAGRAM frame."""
@@ -127,6 +128,13 @@ class QuicAgentLink(AgentLink):
         self._carried.sent(data)
         self.connection.wire.send_stream(self.id, data)
         self.connection.flush()
+
+    async def drained(self) -> None:
+        """Wait until all of it went out, and until the engine has acknowledged what came behind it."""
+        while self.unsent:
+            await self.connection.changed()
+            self._check_sending()
+        await self.connection.ping()
 
     def _check_sending(self) -> None:
         self.connection.check()
@@ -306,6 +314,7 @@ class QuicAgentConnection:
         self._channels: dict[bytes, QuicChannel] = {}
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self._pings: set[int] = set()
         self._keep_alive: asyncio.TimerHandle | None = None
         self._qlog = qlog
         self._done = False
@@ -337,6 +346,16 @@ class QuicAgentConnection:
         """Send what waits to be sent."""
         self._io.flush()
 
+    async def ping(self) -> None:
+        """PING and its ACK. Raises `LinkReset`."""
+        self.check()
+        number = self.wire.ping()
+        self._pings.add(number)
+        self.flush()
+        while number in self._pings:
+            await self.changed()
+            self.check()
+
     def consumed(self, stream_id: int, count: int) -> None:
         """Octets of a stream were read: the engine may send as many more."""
         if not self.over:
@@ -350,11 +369,11 @@ class QuicAgentConnection:
             if self.over:
                 raise self._failure()
             await self.changed()
-        if (reason := self.wire.peer_verified) is not None:
-            self.wire.close(CRYPTO_ERROR + BAD_CERTIFICATE, reason, application=False)
-            self.flush()
-            raise HandshakeFailed(f"the engine's certificate: {reason}")
-        self._stay_alive()
+
+    def refuse(self, reason: str) -> None:
+        """Close as one who does not trust the engine's certificate (RFC 9001 section 4.8)."""
+        self.wire.close(CRYPTO_ERROR + BAD_CERTIFICATE, reason, application=False)
+        self.flush()
 
     def _failure(self) -> HandshakeFailed:
         end = self.wire.end
@@ -363,12 +382,13 @@ class QuicAgentConnection:
             alert = end.code - CRYPTO_ERROR
         return HandshakeFailed(f"{self.over} in the QUIC handshake", alert)
 
-    def _stay_alive(self) -> None:
+    def stay_alive(self) -> None:
+        """Send a PING now and then, as agents do (section 2.2)."""
         if self.over:
             return
         self.wire.ping()
         self.flush()
-        self._keep_alive = self._loop.call_later(KEEP_ALIVE_SECONDS, self._stay_alive)
+        self._keep_alive = self._loop.call_later(KEEP_ALIVE_SECONDS, self.stay_alive)
 
     # Streams and channels
 
@@ -428,6 +448,8 @@ class QuicAgentConnection:
                     self._done = True
                 case seen.DatagramReceived(data=data):
                     self._take_datagram(data)
+                case seen.PingAcknowledged(number=number):
+                    self._pings.discard(number)
                 case seen.StreamOpened():
                     # The engine never opens streams (section 2.2).
                     self.opened_by_engine += 1
@@ -493,16 +515,21 @@ async def connect_agent_quic(
     Raises `OSError` when a file cannot be read, `HandshakeFailed` when there is no connection.
     """
     host, port = address or access.udp or (access.address, access.port)
+    server_name = host if address else access.server_name
     qlog = tap.current().quic(AGENT, "client", "agent")
-    wire = QuicClient(qlog.hooked(_options(access, alpn, host if address else access.server_name)))
+    wire = QuicClient(qlog.hooked(_options(access, alpn, server_name)))
     link = await connect_udp(host, port, leg=AGENT)
     connection = QuicAgentConnection(lambda take: QuicLink(link, wire, take), link.local, qlog)
     tap.current().secrets(wire.key_log, leg=AGENT)
     try:
         await connection.handshake()
+        if (reason := _distrust(access, wire.peer_certificates, server_name)) is not None:
+            connection.refuse(reason)
+            raise HandshakeFailed(f"the engine's certificate: {reason}")
     except BaseException:
         await connection.close()
         raise
+    connection.stay_alive()
     return connection
 
 
@@ -515,7 +542,6 @@ def _options(access: EngineAccess, alpn: Sequence[str], server_name: str | None)
         server_name=server_name,
         alpn=tuple(alpn),
         alpn_required=bool(alpn),
-        trust=None if access.insecure else _trust(access.ca_file),
         identity=identity,
         automatic_credit=False,
         datagram_size=1350,
@@ -523,9 +549,27 @@ def _options(access: EngineAccess, alpn: Sequence[str], server_name: str | None)
     )
 
 
-def _trust(ca_file: str | None) -> tuple[x509.Certificate, ...]:
-    """The roots of `ca_file`, or the system's."""
-    if ca_file:
-        return tuple(x509.load_pem_x509_certificates(Path(ca_file).read_bytes()))
+def _distrust(access: EngineAccess, chain: Sequence[x509.Certificate], server_name: str | None) -> str | None:
+    """Why the engine's chain is not trusted, or `None`. Without a server name any name will do."""
+    if access.insecure:
+        return None
+    if access.ca_file:
+        trust = tuple(x509.load_pem_x509_certificates(Path(access.ca_file).read_bytes()))
+    else:
+        trust = _system_trust()
+    return verify_chain(chain, trust, server_name or _name_of(chain))
+
+
+@functools.cache
+def _system_trust() -> tuple[x509.Certificate, ...]:
     context = ssl.create_default_context()
     return tuple(x509.load_der_x509_certificate(der) for der in context.get_ca_certs(binary_form=True))
+
+
+def _name_of(chain: Sequence[x509.Certificate]) -> str:
+    """The first DNS name that the leaf is for."""
+    try:
+        names = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (IndexError, ValueError, x509.ExtensionNotFound):
+        return ""
+    return next(iter(names.get_values_for_type(x509.DNSName)), "")

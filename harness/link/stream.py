@@ -56,6 +56,10 @@ class Link(ABC):
     async def send(self, data: bytes) -> None:
         """Write `data` and wait until the transport took it. Raises `LinkReset`."""
 
+    async def drained(self) -> None:  # noqa: B027 - nothing to wait for is the rule
+        """Wait until the other side's transport has what was sent, where ours keeps some of it back and can tell (a
+        stream of QUIC); at once where it lies in the system's hands. Raises `LinkReset`."""
+
     @abstractmethod
     async def receive(self, limit: int = 65536) -> bytes:
         """Between 1 and `limit` octets, or `b""` at the clean end of the other side (again on later calls). Raises

@@ -45,7 +45,7 @@ class Case:
     publish: Callable[[Variant], Mapping[str, TunnelSpec]]
     variants: tuple[Variant, ...]
     settings: Settings
-    extra_features: frozenset[str]
+    extra_features: Callable[[Variant], frozenset[str]]
     needs: frozenset[str]
     revision: int
     family: str
@@ -83,7 +83,7 @@ class Case:
 
     def features(self, variant: Variant) -> frozenset[str]:
         """Every feature that an engine must claim for this variant to run."""
-        return self.extra_features.union(*(spec.features() for spec in self.publish(variant).values()))
+        return self.extra_features(variant).union(*(spec.features() for spec in self.publish(variant).values()))
 
     def refusal_due(self, claimed: frozenset[str]) -> bool:
         """Whether the case is about a refusal that an engine which claims `claimed` owes; true of any other case."""
@@ -97,7 +97,7 @@ def case(
     publish: Publish | Callable[[Variant], Publish] = None,
     over: Mapping[str, Sequence[str]] | None = None,
     settings: Mapping[str, SettingValue] | None = None,
-    features: Sequence[str] = (),
+    features: Sequence[str] | Callable[[Variant], Sequence[str]] = (),
     needs: Sequence[str] = (),
     family: str | None = None,
     revision: int = 1,
@@ -111,7 +111,8 @@ def case(
 
     `checks` are requirement ids, the first one is what an unattributed departure is judged under. `publish` is a spec
     (named `main`), a
-    mapping of names to specs, or a function of the variant that gives one of these. `over` are the case's axes.
+    mapping of names to specs, or a function of the variant that gives one of these; `features` likewise. `over` are the
+    case's axes.
     `revision` is raised when
     the expectation changes. `family` defaults to that of the first spec (`tls`, `http`), or `agent`.
     """
@@ -126,6 +127,9 @@ def case(
             return {}
         return {"main": chosen} if isinstance(chosen, TunnelSpec) else chosen
 
+    def needed(variant: Variant) -> frozenset[str]:
+        return frozenset(features(variant) if callable(features) else features)
+
     def decorate(function: CaseFunction) -> CaseFunction:
         named = family or next((spec.family for spec in specs(variants[0]).values()), "agent")
         declared = Case(
@@ -135,7 +139,7 @@ def case(
             publish=specs,
             variants=variants,
             settings=Settings.of(settings or {}),
-            extra_features=frozenset(features),
+            extra_features=needed,
             needs=frozenset(needs),
             revision=revision,
             family=named,
