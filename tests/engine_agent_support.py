@@ -25,6 +25,7 @@ from tests.engine_quic_support import Stock, client_configuration, udp_client
 
 DEADLINE = 10.0
 DOMAIN = "edge.test"
+LOOPBACK = Address("127.0.0.1", 0)
 
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:
@@ -332,10 +333,9 @@ class Sites:
     """`async with Sites(**settings) as site`: an engine on loopback, and everything closed behind it."""
 
     def __init__(self, parts: Parts | None = None, **settings: Any) -> None:
-        loopback = Address("127.0.0.1", 0)
         if TRANSPORT == "quic":
-            settings = {"udp_listen": loopback, **settings}
-        self._settings = Settings(listen=loopback, domain=DOMAIN, **settings)
+            settings = {"udp_listen": LOOPBACK, **settings}
+        self._settings = Settings(listen=LOOPBACK, domain=DOMAIN, **settings)
         self._parts = parts
         self._stack = contextlib.AsyncExitStack()
 

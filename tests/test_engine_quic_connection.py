@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from aioquic.buffer import Buffer  # type: ignore[attr-defined]
 from aioquic.quic import events
 from aioquic.quic.connection import QuicConnection
+from aioquic.quic.packet import QuicTransportParameters, push_quic_transport_parameters
 from aioquic.tls import AlertDescription
 
 from reference_engine.quic.connection import (
@@ -139,6 +141,35 @@ def test_windows_can_be_chosen_with_the_answer() -> None:
     assert (limits._remote_max_data, limits._remote_max_stream_data_uni) == (2_000, 1_000)
     assert (limits._remote_max_streams_bidi, limits._remote_max_streams_uni) == (9, 1)
     assert net.server.datagram_room == 1_300 - 27 - 3
+
+
+@pytest.mark.parametrize(("asked", "effective"), [(0.0, 30.0), (5.0, 5.0), (60.0, 30.0)])
+def test_the_idle_timeout_is_the_smaller_one_and_zero_is_none(asked: float, effective: float) -> None:
+    net = Net("x", idle_timeout=asked)
+    net.client._configuration.idle_timeout = 60.0  # What it lives by; what it has said is on its way.
+    net.connect()
+    assert net.server.idle_timeout == effective
+
+
+def test_the_exponent_of_acknowledgement_delays_is_the_peers() -> None:
+    net = Net("x")
+    told = QuicTransportParameters(ack_delay_exponent=7, initial_source_connection_id=net.client.host_cid)
+    buffer = Buffer(capacity=200)
+    push_quic_transport_parameters(buffer, told)
+    net.connect()
+    net.server._parse_transport_parameters(buffer.data)
+    assert net.server._remote_ack_delay_exponent == 7
+
+
+def test_packets_are_not_longer_than_the_peer_takes() -> None:
+    net = Net("x")
+    told = QuicTransportParameters(max_udp_payload_size=1_250, initial_source_connection_id=net.client.host_cid)
+    buffer = Buffer(capacity=200)
+    push_quic_transport_parameters(buffer, told)
+    net.connect(packet=1_350)
+    assert net.server.datagram_room == 1_350 - 30
+    net.server._parse_transport_parameters(buffer.data)
+    assert net.server._max_datagram_size == 1_250
 
 
 # -- credit ------------------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ class Closing:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._tasks: dict[asyncio.Task[None], Tunnel] = {}
+        self._stopping = False
 
     def close(self, tunnel: Tunnel, *, cause: str) -> None:
         """Admit nobody any more and end the sessions; the tunnel has left the registry."""
@@ -43,6 +44,7 @@ class Closing:
 
     async def stop(self) -> None:
         """The engine stops: what is left ends now."""
+        self._stopping = True
         for task, tunnel in tuple(self._tasks.items()):
             task.cancel()
             self._end(tunnel)
@@ -63,6 +65,13 @@ class Closing:
 
     def _end(self, tunnel: Tunnel) -> None:
         end_sessions(tunnel, "tunnel closed")
+        if tunnel.properties.type == "datagram" and tunnel.properties.publish and not self._stopping:
+            # What the edge has just said to the upstream about the end is on its way in a packet (EDGE-027).
+            asyncio.get_running_loop().call_later(GRACE_SECONDS, self._abort, tunnel)
+        else:
+            self._abort(tunnel)
+
+    def _abort(self, tunnel: Tunnel) -> None:
         for stream in self._engine.connector.streams_of(tunnel):
             stream.abort("tunnel closed")
         for flow in self._engine.connector.flows_of(tunnel):

@@ -111,8 +111,10 @@ class UdpListener:
         self.refuse_new()
         if self._transports and grace > 0:
             drained = [asyncio.ensure_future(transport.drained()) for transport in self._transports]
-            for waiting in (await asyncio.wait(drained, timeout=grace))[1]:
+            await asyncio.wait(drained, timeout=grace)
+            for waiting in drained:
                 waiting.cancel()
+            await asyncio.gather(*drained, return_exceptions=True)
         for task in tuple(self._served):
             task.cancel()
         await asyncio.gather(*self._served, return_exceptions=True)
@@ -164,7 +166,7 @@ class UdpListener:
             transport = self._by_cid.get(datagram[1 : 1 + CID_LENGTH])
         if transport is None:
             self.counts["unknown"] += 1
-        elif rules.follows(_address(hop), transport.peer or _address(hop)):
+        elif transport.connection.get_peer_address() in (None, hop) or rules.follows(_address(hop), transport.peer):
             transport.receive(datagram, hop)
             if not transport.connection.started:
                 # Nothing of it was genuine.
@@ -206,43 +208,33 @@ class UdpListener:
         ):
             self.counts["refused"] += 1
             return None
-        original, retried = header.destination_cid, None
-        if rules.wants_retry(len(self._unfinished), settings.quic_retry_above):
-            if not header.token:
-                self._retry(header, hop)
-                return None
-            try:
-                original = self._tokens.validate_token(
-                    address=hop,
-                    destination_cid=header.destination_cid,
-                    token=header.token,
-                    now=asyncio.get_running_loop().time(),
-                )
-            except ValueError:
+        original = self._redeemed(header, hop) if header.token else None
+        if original is None and rules.wants_retry(len(self._unfinished), settings.quic_retry_above):
+            if header.token:
                 self.counts["invalid token"] += 1
-                return None
-            retried = header.destination_cid
-        elif header.token:
-            original, retried = self._redeemed(header, hop)
-        return self._open(header.destination_cid, original, retried, hop)
+            else:
+                self._retry(header, hop)
+            return None
+        retried = header.destination_cid if original is not None else None
+        return self._open(header.destination_cid, original or header.destination_cid, retried, hop)
 
-    def _redeemed(self, header: QuicHeader, hop: Any) -> tuple[bytes, bytes | None]:
-        """What a token proves, although none is asked for any more; an invalid one proves nothing (RFC 9000 8.1.3)."""
+    def _redeemed(self, header: QuicHeader, hop: Any) -> bytes | None:
+        """The id that the client chose first, where its token proves that it got our Retry at this address; None for a
+        token that proves nothing, which is then as good as none (RFC 9000 section 8.1.3)."""
         try:
-            original = self._tokens.validate_token(
-                address=hop,
+            return self._tokens.validate_token(
+                address=_plain(hop),
                 destination_cid=header.destination_cid,
                 token=header.token,
                 now=asyncio.get_running_loop().time(),
             )
         except ValueError:
-            return header.destination_cid, None
-        return original, header.destination_cid
+            return None
 
     def _retry(self, header: QuicHeader, hop: Any) -> None:
         cid = secrets.token_bytes(CID_LENGTH)
         token = self._tokens.create_token(
-            address=hop,
+            address=_plain(hop),
             original_destination_connection_id=header.destination_cid,
             retry_source_connection_id=cid,
             now=asyncio.get_running_loop().time(),
@@ -367,8 +359,13 @@ def _invariant(datagram: bytes) -> tuple[int, bytes, bytes] | None:
     return int.from_bytes(datagram[1:5], "big"), datagram[6:at], datagram[at + 1 : end]
 
 
+def _plain(hop: Any) -> tuple[str, int]:
+    """Host and port without what else the tuple of an IPv6 socket holds."""
+    return str(hop[0]).partition("%")[0], int(hop[1])
+
+
 def _address(hop: Any) -> Address:
     """The address as the rest of the engine has it; an IPv4-mapped one as the IPv4 address that it is."""
-    host = str(hop[0]).partition("%")[0]
+    host, port = _plain(hop)
     mapped = getattr(ipaddress.ip_address(host), "ipv4_mapped", None)
-    return Address(str(mapped or host), int(hop[1]))
+    return Address(str(mapped or host), port)

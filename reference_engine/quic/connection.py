@@ -67,6 +67,7 @@ PRIVATE: dict[str, tuple[str, ...]] = {
         # Ends.
         *("_close_event", "_close_begin", "_state", "_handshake_complete", "_handshake_confirmed", "_host_cids"),
         *("_is_client", "_version", "_idle_timeout", "_payload_received"),
+        *("_remote_max_idle_timeout", "_remote_ack_delay_exponent"),
     ),
     "tls": (
         "_client_handle_certificate_verify",
@@ -430,10 +431,14 @@ class EngineQuic(QuicConnection):
 
     def _parse_transport_parameters(self, data: bytes, from_session_ticket: bool = False) -> None:
         super()._parse_transport_parameters(data, from_session_ticket)
-        most = pull_quic_transport_parameters(Buffer(data=data)).max_udp_payload_size
-        if most is not None:
-            # Stock aioquic sends what it was configured with (RFC 9000 section 18.2).
-            self._max_datagram_size = min(self._max_datagram_size, most)
+        # What stock aioquic passes over or misreads (RFC 9000 section 18.2).
+        told = pull_quic_transport_parameters(Buffer(data=data))
+        if told.max_udp_payload_size is not None:
+            self._max_datagram_size = min(self._max_datagram_size, told.max_udp_payload_size)
+        if told.max_idle_timeout == 0:
+            self._remote_max_idle_timeout = None  # No timeout, and not one of no time.
+        if told.ack_delay_exponent is not None and not from_session_ticket:
+            self._remote_ack_delay_exponent = told.ack_delay_exponent
 
     # -- credit ----------------------------------------------------------------------------------------------------
 

@@ -97,7 +97,7 @@ class QuicRules:
         """Whether one more connection, or unfinished handshake, is taken (RFC 9000 section 21.6)."""
         return count < most
 
-    def follows(self, packet_from: Address, known: Address) -> bool:
+    def follows(self, packet_from: Address, known: Address | None) -> bool:
         """Whether packets of a connection are taken from another address than before: they are, and the new path is
         validated (RFC 9000 section 9)."""
         del packet_from, known
@@ -149,15 +149,12 @@ class QuicRules:
             return Offer(alert=DECODE_ERROR, reason="malformed ALPN extension")
         if not hello.alpns:
             return Offer(alert=NO_APPLICATION_PROTOCOL, reason="no application protocol offered")
-        if configured:
-            chosen = next((name for name in configured if name in hello.alpns), None)
-            if chosen is None:
-                return Offer(alert=NO_APPLICATION_PROTOCOL, reason="no protocol in common")
-            return Offer(chosen, self.upstream_alpns(chosen, hello.alpns))
-        # Names that are no text cannot be handed on (they are left out as if they had not been offered).
+        # Names outside ASCII are left out as if they had not been offered: the library below has no way to say them.
         names = tuple(name for name in hello.alpns if name.isascii())
+        if configured:
+            names = tuple(name for name in configured if name in names)[:1]
         if not names:
-            return Offer(alert=NO_APPLICATION_PROTOCOL, reason="no protocol name that can be handed on")
+            return Offer(alert=NO_APPLICATION_PROTOCOL, reason="no protocol in common")
         if len(names) == 1 or not self.holds():
             return Offer(names[0], self.upstream_alpns(names[0], names))
         return Offer(None, self.upstream_alpns(None, names))

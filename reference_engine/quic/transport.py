@@ -297,7 +297,7 @@ class QuicTransport:
 
     def answer(self, choice: Choice) -> None:
         """Answer the ClientHello that is held."""
-        self.connection.answer(choice)
+        self._guarded(lambda now: self.connection.answer(choice))
         self._dispatch()
         self.plan()
 

@@ -54,6 +54,8 @@ class UpstreamQuic:
         upstream = cls(engine, tunnel, channel, alpns)
         channel.on_arrival(upstream._arrived)
         upstream.transport.connect(HOP)
+        # A channel that has ended in the meantime tells nobody any more.
+        upstream._arrived()
         return upstream
 
     def _send(self, packet: bytes, hop: object) -> None:
