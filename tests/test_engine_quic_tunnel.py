@@ -212,12 +212,29 @@ def test_all_four_kinds_are_relayed(by_client: bool, unidirectional: bool) -> No
     run(main())
 
 
+def test_a_stream_that_comes_before_those_below_it_keeps_its_number() -> None:
+    async def main() -> None:
+        async with quic_site("x") as site, site.pair() as (client, server):
+            for number in (0, 4, 8, 2, 6):
+                client.quic.send_stream_data(number, b"")
+            client.write(8, b"eight", end=True)
+            client.write(6, b"six", end=True)
+            await server.until(lambda: {8, 6} <= server.ended)
+            assert (server.got(8), server.got(6)) == (b"eight", b"six")
+            for number, data in ((0, b"zero"), (4, b"four"), (2, b"two")):
+                client.write(number, data, end=True)
+            await server.until(lambda: {0, 2, 4} <= server.ended)
+            assert [server.got(number) for number in (0, 4, 2)] == [b"zero", b"four", b"two"]
+
+    run(main())
+
+
 def test_many_streams_at_once_arrive_each_for_itself() -> None:
     async def main() -> None:
         async with quic_site("x") as site, site.pair() as (client, server):
             sent = {client.open(bytes([number]) * 5_000, end=True): bytes([number]) * 5_000 for number in range(64)}
             await server.until(lambda: len(server.ended) == 64)
-            assert {bytes(data) for data in server.data.values()} == set(sent.values())
+            assert {number: bytes(data) for number, data in server.data.items()} == sent
             for number, data in server.data.items():
                 server.write(number, hashlib.sha256(data).digest(), end=True)
             await client.until(lambda: len(client.ended) == 64)
