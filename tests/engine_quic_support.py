@@ -193,16 +193,18 @@ async def udp_client(
     configuration: QuicConfiguration,
     *,
     make: Callable[[QuicConnection, Callable[[bytes, Any], None]], Stock] = Stock,
+    kind: type[QuicConnection] = QuicConnection,
     **options: Any,
 ) -> AsyncIterator[Stock]:
-    """A stock client on a socket of its own, its first packets on their way; `make` is what drives it."""
+    """A stock client on a socket of its own, its first packets on their way; `make` is what drives it, `kind` what
+    it is."""
     loop = asyncio.get_running_loop()
     transport, protocol = await loop.create_datagram_endpoint(_Socket, local_addr=("127.0.0.1", 0))
-    stock = make(QuicConnection(configuration=configuration, **options), transport.sendto)
+    stock = make(kind(configuration=configuration, **options), transport.sendto)
     protocol.taker = stock.receive
-    stock.quic.connect((address.host, address.port), now=loop.time())
-    stock.transmit()
     try:
+        stock.quic.connect((address.host, address.port), now=loop.time())
+        stock.transmit()
         yield stock
     finally:
         stock.forget()
