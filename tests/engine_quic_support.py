@@ -29,7 +29,7 @@ from tests.engine_tls_support import self_signed
 
 T = TypeVar("T")
 DOMAIN = "edge.test"
-DEADLINE = 10.0
+DEADLINE = 30.0
 HOP = ("127.0.0.1", 4433)
 
 

@@ -11,6 +11,7 @@ import pytest
 from aioquic.quic.packet import QuicProtocolVersion
 
 from reference_engine.agent.connector import UpstreamUnavailable
+from reference_engine.quic.tunnel import Legs
 from reference_engine.relay.stream import Address
 from reference_engine.tls.certificates import load_certificate, make_certificates
 from tests.engine_quic_support import (
@@ -436,7 +437,7 @@ def test_credit_comes_back_for_an_upload_larger_than_every_window() -> None:
             quic_site("x", stream_buffer_bytes=32_768, quic_window_bytes=65_536) as site,
             site.pair() as (client, server),
         ):
-            payload = os.urandom(3 << 20)
+            payload = os.urandom(1 << 20)
             number = client.open(payload, end=True)
             await server.until(lambda: number in server.ended)
             assert bytes(server.data[number]) == payload
@@ -542,7 +543,7 @@ def test_what_came_in_front_of_a_close_is_still_handed_on() -> None:
 
 def test_a_leg_that_is_silent_ends_the_other_one() -> None:
     async def main() -> None:
-        async with quic_site("x") as site, site.pair(idle_timeout=0.5) as (client, server):
+        async with quic_site("x") as site, site.pair(idle_timeout=1.5) as (client, server):
             number = client.open(b"x")
             await server.until(lambda: server.data.get(number))
             client.forget()
@@ -552,20 +553,48 @@ def test_a_leg_that_is_silent_ends_the_other_one() -> None:
     run(main())
 
 
-def test_a_client_that_pings_keeps_the_upstream_alive_and_one_that_only_acknowledges_does_not() -> None:
+class Leg:
+    """As much of a connection as is looked at for signs of life."""
+
+    def __init__(self) -> None:
+        self.connection = self
+        self.eliciting = 0
+        self.idle_timeout = 30.0
+        self.pings = 0
+
+    def ping(self) -> None:
+        self.pings += 1
+
+
+def test_what_a_leg_says_keeps_the_other_one_alive_and_an_acknowledgement_is_nothing_said() -> None:
     async def main() -> None:
-        async with (
-            quic_site(upstream=server_side("x", idle_timeout=0.6)) as site,
-            site.pair(idle_timeout=60.0) as (client, server),
-        ):
-            loop = asyncio.get_running_loop()
-            begun = loop.time()
-            while loop.time() < begun + 1.5:
-                await client.ping()
-                await asyncio.sleep(0.1)
-            assert (client.over, server.over) == (None, None)
-            await client.finished()
-            assert server.over is not None
+        async with quic_site("x") as site:
+            client, upstream = Leg(), Leg()
+            legs = Legs(site.engine, client, upstream)  # type: ignore[arg-type]
+            pings = []
+            for said in (0, 1, 0, 3, 0):
+                client.eliciting += said
+                legs._watch()
+                assert legs._timer is not None
+                legs._timer.cancel()
+                pings.append(upstream.pings)
+            assert (pings, client.pings) == ([0, 1, 1, 2, 2], 0)
+
+    run(main())
+
+
+def test_a_ping_of_ours_is_answered_by_nothing_that_counts() -> None:
+    async def main() -> None:
+        async with quic_site("x") as site, site.pair() as (client, server):
+            await client.ping()
+            await server.ping()
+            legs = every_leg(site)
+            for leg in legs:
+                before = leg.connection.eliciting
+                leg.ping()
+                await until(lambda leg=leg: not leg.connection._ping_pending)  # type: ignore[misc]
+                await until(lambda leg=leg: leg.connection._loss.bytes_in_flight == 0)  # type: ignore[misc]
+                assert leg.connection.eliciting == before
 
     run(main())
 
