@@ -271,11 +271,35 @@ def test_a_client_whose_address_changes_goes_on() -> None:
             loop = asyncio.get_running_loop()
             with raw_socket() as raw:
                 client._send = lambda packet, hop: raw.sendto(packet, hop) and None
-                loop.add_reader(raw.fileno(), lambda: client.receive(raw.recv(65_535)))
+                loop.add_reader(raw.fileno(), lambda: client.receive(raw.recv(65_535), (udp.host, udp.port)))
                 assert (await control(client)).open_control_channel_rsp.HasField("ok")
                 await client.ping()
-                assert len(port(engine).connections) == 1
+                (transport,) = port(engine).connections
+                assert transport.connection.get_peer_address() == raw.getsockname()
+                assert transport.connection._network_paths[0].is_validated
                 loop.remove_reader(raw.fileno())
+
+    run(main())
+
+
+def test_a_packet_from_elsewhere_that_nobody_stands_behind_changes_nothing_for_long() -> None:
+    """RFC 9000 section 9.3.2: what another address does not prove goes back to the address that was proven."""
+
+    async def main() -> None:
+        async with quic_engine() as (engine, udp), udp_client(udp, client_configuration(DOMAIN, "rstrm/1")) as client:
+            await client.connected()
+            await client.ping()
+            (transport,) = port(engine).connections
+            known = transport.connection.get_peer_address()
+            send = client._send
+            with raw_socket() as raw:
+                client._send = lambda packet, hop: raw.sendto(packet, hop) and None
+                client.quic.send_ping(1_000)
+                client.transmit()
+                client._send = send
+                await until(lambda: transport.connection.get_peer_address() == raw.getsockname())
+                await until(lambda: transport.connection.get_peer_address() == known)
+            assert (await control(client)).open_control_channel_rsp.HasField("ok")
 
     run(main())
 
