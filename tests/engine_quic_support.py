@@ -187,6 +187,11 @@ class _Socket(asyncio.DatagramProtocol):
         self.taker(data, addr)
 
 
+async def _hop(address: Address) -> Any:
+    """The address as a socket reports it."""
+    return (await asyncio.get_running_loop().getaddrinfo(address.host, address.port, type=socket.SOCK_DGRAM))[0][4]
+
+
 @contextlib.asynccontextmanager
 async def udp_client(
     address: Address,
@@ -199,11 +204,11 @@ async def udp_client(
     """A stock client on a socket of its own, its first packets on their way; `make` is what drives it, `kind` what
     it is."""
     loop = asyncio.get_running_loop()
-    transport, protocol = await loop.create_datagram_endpoint(_Socket, local_addr=("127.0.0.1", 0))
+    transport, protocol = await loop.create_datagram_endpoint(_Socket, local_addr=(address.host, 0))
     stock = make(kind(configuration=configuration, **options), transport.sendto)
     protocol.taker = stock.receive
     try:
-        stock.quic.connect((address.host, address.port), now=loop.time())
+        stock.quic.connect(await _hop(address), now=loop.time())
         stock.transmit()
         yield stock
     finally:

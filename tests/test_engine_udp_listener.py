@@ -371,6 +371,22 @@ def test_the_port_is_off_unless_asked_for() -> None:
     run(main())
 
 
+@pytest.mark.parametrize("retry", [False, True])
+def test_the_port_may_be_one_of_ipv6(retry: bool) -> None:
+    async def main() -> None:
+        settings = {"udp_listen": Address("::1", 0), "quic_retry_above": 0 if retry else 64}
+        async with quic_engine(**settings) as (engine, udp):
+            assert udp.host == "::1"
+            async with udp_client(udp, client_configuration(DOMAIN, "rstrm/1")) as client:
+                await client.connected()
+                assert client.quic._retry_count == retry
+                (transport,) = port(engine).connections
+                assert transport.peer is not None
+                assert transport.peer.host == "::1"
+
+    run(main())
+
+
 def test_a_port_that_is_taken_is_one_line() -> None:
     async def main() -> None:
         with raw_socket() as raw:
