@@ -108,8 +108,8 @@ def test_what_has_no_protocol_has_no_upstream(listed: tuple[str, ...], seen: Cli
         (QuicEnd("peer", True, 0, ""), Close(0, "", application=True)),
         (QuicEnd("peer", False, 0, "", 0), Close(0, "the other side is gone")),
         (QuicEnd("peer", False, 10, "x", 0), Close(1, "the other side failed")),
-        (QuicEnd("idle", False, 1, "Idle timeout", 0), Close(0, "the other side is gone: Idle timeout")),
-        (QuicEnd("self", False, 3, "too much", 8), Close(0, "the other side is gone: too much")),
+        (QuicEnd("idle", False, 1, "Idle timeout", 0), Close(0, "the other side is gone")),
+        (QuicEnd("self", False, 3, "too much", 8), Close(0, "the other side is gone")),
     ],
 )
 def test_what_the_other_leg_is_told(end: QuicEnd, close: Close) -> None:

@@ -222,7 +222,7 @@ class QuicRules:
         if end.by == "peer" and end.application:
             return Close(end.code, end.reason, application=True)
         if end.by in ("idle", "self") or end.code == NO_ERROR:
-            return Close(NO_ERROR, f"the other side is gone: {end.reason}" if end.reason else "the other side is gone")
+            return Close(NO_ERROR, "the other side is gone")
         return Close(INTERNAL_ERROR, "the other side failed")
 
     def refusal_for(self, end: QuicEnd) -> Close:
