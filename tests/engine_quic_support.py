@@ -29,7 +29,7 @@ from tests.engine_tls_support import self_signed
 
 T = TypeVar("T")
 DOMAIN = "edge.test"
-DEADLINE = 10.0
+DEADLINE = 30.0
 HOP = ("127.0.0.1", 4433)
 
 
@@ -187,22 +187,29 @@ class _Socket(asyncio.DatagramProtocol):
         self.taker(data, addr)
 
 
+async def _hop(address: Address) -> Any:
+    """The address as a socket reports it."""
+    return (await asyncio.get_running_loop().getaddrinfo(address.host, address.port, type=socket.SOCK_DGRAM))[0][4]
+
+
 @contextlib.asynccontextmanager
 async def udp_client(
     address: Address,
     configuration: QuicConfiguration,
     *,
     make: Callable[[QuicConnection, Callable[[bytes, Any], None]], Stock] = Stock,
+    kind: type[QuicConnection] = QuicConnection,
     **options: Any,
 ) -> AsyncIterator[Stock]:
-    """A stock client on a socket of its own, its first packets on their way; `make` is what drives it."""
+    """A stock client on a socket of its own, its first packets on their way; `make` is what drives it, `kind` what
+    it is."""
     loop = asyncio.get_running_loop()
-    transport, protocol = await loop.create_datagram_endpoint(_Socket, local_addr=("127.0.0.1", 0))
-    stock = make(QuicConnection(configuration=configuration, **options), transport.sendto)
+    transport, protocol = await loop.create_datagram_endpoint(_Socket, local_addr=(address.host, 0))
+    stock = make(kind(configuration=configuration, **options), transport.sendto)
     protocol.taker = stock.receive
-    stock.quic.connect((address.host, address.port), now=loop.time())
-    stock.transmit()
     try:
+        stock.quic.connect(await _hop(address), now=loop.time())
+        stock.transmit()
         yield stock
     finally:
         stock.forget()

@@ -11,6 +11,7 @@ import pytest
 from aioquic.quic.packet import QuicProtocolVersion
 
 from reference_engine.agent.connector import UpstreamUnavailable
+from reference_engine.quic.tunnel import Legs
 from reference_engine.relay.stream import Address
 from reference_engine.tls.certificates import load_certificate, make_certificates
 from tests.engine_quic_support import (
@@ -212,12 +213,29 @@ def test_all_four_kinds_are_relayed(by_client: bool, unidirectional: bool) -> No
     run(main())
 
 
+def test_a_stream_that_comes_before_those_below_it_keeps_its_number() -> None:
+    async def main() -> None:
+        async with quic_site("x") as site, site.pair() as (client, server):
+            for number in (0, 4, 8, 2, 6):
+                client.quic.send_stream_data(number, b"")
+            client.write(8, b"eight", end=True)
+            client.write(6, b"six", end=True)
+            await server.until(lambda: {8, 6} <= server.ended)
+            assert (server.got(8), server.got(6)) == (b"eight", b"six")
+            for number, data in ((0, b"zero"), (4, b"four"), (2, b"two")):
+                client.write(number, data, end=True)
+            await server.until(lambda: {0, 2, 4} <= server.ended)
+            assert [server.got(number) for number in (0, 4, 2)] == [b"zero", b"four", b"two"]
+
+    run(main())
+
+
 def test_many_streams_at_once_arrive_each_for_itself() -> None:
     async def main() -> None:
         async with quic_site("x") as site, site.pair() as (client, server):
             sent = {client.open(bytes([number]) * 5_000, end=True): bytes([number]) * 5_000 for number in range(64)}
             await server.until(lambda: len(server.ended) == 64)
-            assert {bytes(data) for data in server.data.values()} == set(sent.values())
+            assert {number: bytes(data) for number, data in server.data.items()} == sent
             for number, data in server.data.items():
                 server.write(number, hashlib.sha256(data).digest(), end=True)
             await client.until(lambda: len(client.ended) == 64)
@@ -419,7 +437,7 @@ def test_credit_comes_back_for_an_upload_larger_than_every_window() -> None:
             quic_site("x", stream_buffer_bytes=32_768, quic_window_bytes=65_536) as site,
             site.pair() as (client, server),
         ):
-            payload = os.urandom(3 << 20)
+            payload = os.urandom(1 << 20)
             number = client.open(payload, end=True)
             await server.until(lambda: number in server.ended)
             assert bytes(server.data[number]) == payload
@@ -525,7 +543,7 @@ def test_what_came_in_front_of_a_close_is_still_handed_on() -> None:
 
 def test_a_leg_that_is_silent_ends_the_other_one() -> None:
     async def main() -> None:
-        async with quic_site("x") as site, site.pair(idle_timeout=0.5) as (client, server):
+        async with quic_site("x") as site, site.pair(idle_timeout=1.5) as (client, server):
             number = client.open(b"x")
             await server.until(lambda: server.data.get(number))
             client.forget()
@@ -535,20 +553,48 @@ def test_a_leg_that_is_silent_ends_the_other_one() -> None:
     run(main())
 
 
-def test_a_client_that_pings_keeps_the_upstream_alive_and_one_that_only_acknowledges_does_not() -> None:
+class Leg:
+    """As much of a connection as is looked at for signs of life."""
+
+    def __init__(self) -> None:
+        self.connection = self
+        self.eliciting = 0
+        self.idle_timeout = 30.0
+        self.pings = 0
+
+    def ping(self) -> None:
+        self.pings += 1
+
+
+def test_what_a_leg_says_keeps_the_other_one_alive_and_an_acknowledgement_is_nothing_said() -> None:
     async def main() -> None:
-        async with (
-            quic_site(upstream=server_side("x", idle_timeout=0.6)) as site,
-            site.pair(idle_timeout=60.0) as (client, server),
-        ):
-            loop = asyncio.get_running_loop()
-            begun = loop.time()
-            while loop.time() < begun + 1.5:
-                await client.ping()
-                await asyncio.sleep(0.1)
-            assert (client.over, server.over) == (None, None)
-            await client.finished()
-            assert server.over is not None
+        async with quic_site("x") as site:
+            client, upstream = Leg(), Leg()
+            legs = Legs(site.engine, client, upstream)  # type: ignore[arg-type]
+            pings = []
+            for said in (0, 1, 0, 3, 0):
+                client.eliciting += said
+                legs._watch()
+                assert legs._timer is not None
+                legs._timer.cancel()
+                pings.append(upstream.pings)
+            assert (pings, client.pings) == ([0, 1, 1, 2, 2], 0)
+
+    run(main())
+
+
+def test_a_ping_of_ours_is_answered_by_nothing_that_counts() -> None:
+    async def main() -> None:
+        async with quic_site("x") as site, site.pair() as (client, server):
+            await client.ping()
+            await server.ping()
+            legs = every_leg(site)
+            for leg in legs:
+                before = leg.connection.eliciting
+                leg.ping()
+                await until(lambda leg=leg: not leg.connection._ping_pending)  # type: ignore[misc]
+                await until(lambda leg=leg: leg.connection._loss.bytes_in_flight == 0)  # type: ignore[misc]
+                assert leg.connection.eliciting == before
 
     run(main())
 

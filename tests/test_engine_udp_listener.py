@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from typing import Any
@@ -48,15 +49,15 @@ def first_flight(*alpns: str, name: str = DOMAIN, **options: Any) -> tuple[QuicC
     return client, [packet for packet, _ in client.datagrams_to_send(now=0.0)]
 
 
-async def answers(raw: socket.socket, seconds: float = 0.3) -> list[bytes]:
-    """Everything that comes until nothing came for a while."""
-    loop, got = asyncio.get_running_loop(), []
-    try:
+async def answers(raw: socket.socket, *, expected: int = 0, seconds: float = 0.3) -> list[bytes]:
+    """What comes: the expected ones, however long that takes, and then everything until nothing came for a while."""
+    loop = asyncio.get_running_loop()
+    got = [await loop.sock_recv(raw, 65_535) for _ in range(expected)]
+    with contextlib.suppress(TimeoutError):
         while True:
             async with asyncio.timeout(seconds):
                 got.append(await loop.sock_recv(raw, 65_535))
-    except TimeoutError:
-        return got
+    return got
 
 
 # -- what a datagram is ------------------------------------------------------------------------------------------------
@@ -177,7 +178,7 @@ def test_an_unknown_version_is_negotiated() -> None:
                 packet = bytes([0xC0]) + bytes.fromhex("1a2a3a4a") + b"\x08" + b"D" * 8 + b"\x05" + b"S" * 5
                 raw.sendto(packet.ljust(1_200, b"\0"), (udp.host, udp.port))
                 raw.sendto(packet.ljust(1_199, b"\0"), (udp.host, udp.port))
-                (answer,) = await answers(raw)
+                (answer,) = await answers(raw, expected=1)
             header = pull_quic_header(Buffer(data=answer))
             assert header.packet_type is QuicPacketType.VERSION_NEGOTIATION
             assert (header.destination_cid, header.source_cid) == (b"S" * 5, b"D" * 8)
@@ -210,8 +211,7 @@ def test_a_silent_client_gets_at_most_three_times_what_it_sent() -> None:
             with raw_socket() as raw:
                 for packet in packets:
                     raw.sendto(packet, (udp.host, udp.port))
-                got = await answers(raw, seconds=1.0)
-                assert got
+                got = await answers(raw, expected=1, seconds=1.0)
                 assert sum(map(len, got)) <= 3 * sum(map(len, packets))
             await until(lambda: not port(engine).unfinished)
 
@@ -242,16 +242,18 @@ def test_without_load_a_token_that_proves_nothing_does_no_harm() -> None:
     run(main())
 
 
-def test_unfinished_handshakes_are_bounded_and_time_out() -> None:
+def test_unfinished_handshakes_are_bounded_and_make_room_when_they_end() -> None:
     async def main() -> None:
-        async with quic_engine(quic_max_unfinished=3, handshake_timeout_ms=300) as (engine, udp):
+        async with quic_engine(quic_max_unfinished=3) as (engine, udp):
             with raw_socket() as raw:
                 for _ in range(6):
                     for packet in first_flight("rstrm/1")[1]:
                         raw.sendto(packet, (udp.host, udp.port))
                 await until(lambda: port(engine).counts["refused"] >= 3)
                 assert len(port(engine).connections) == 3
-                await until(lambda: not port(engine).unfinished)
+                for transport in port(engine).connections:
+                    transport.drop()
+                assert port(engine).unfinished == 0
             async with udp_client(udp, client_configuration(DOMAIN, "rstrm/1")) as client:
                 await client.connected()
 
@@ -269,11 +271,35 @@ def test_a_client_whose_address_changes_goes_on() -> None:
             loop = asyncio.get_running_loop()
             with raw_socket() as raw:
                 client._send = lambda packet, hop: raw.sendto(packet, hop) and None
-                loop.add_reader(raw.fileno(), lambda: client.receive(raw.recv(65_535)))
+                loop.add_reader(raw.fileno(), lambda: client.receive(raw.recv(65_535), (udp.host, udp.port)))
                 assert (await control(client)).open_control_channel_rsp.HasField("ok")
                 await client.ping()
-                assert len(port(engine).connections) == 1
+                (transport,) = port(engine).connections
+                assert transport.connection.get_peer_address() == raw.getsockname()
+                assert transport.connection._network_paths[0].is_validated
                 loop.remove_reader(raw.fileno())
+
+    run(main())
+
+
+def test_a_packet_from_elsewhere_that_nobody_stands_behind_changes_nothing_for_long() -> None:
+    """RFC 9000 section 9.3.2: what another address does not prove goes back to the address that was proven."""
+
+    async def main() -> None:
+        async with quic_engine() as (engine, udp), udp_client(udp, client_configuration(DOMAIN, "rstrm/1")) as client:
+            await client.connected()
+            await client.ping()
+            (transport,) = port(engine).connections
+            known = transport.connection.get_peer_address()
+            send = client._send
+            with raw_socket() as raw:
+                client._send = lambda packet, hop: raw.sendto(packet, hop) and None
+                client.quic.send_ping(1_000)
+                client.transmit()
+                client._send = send
+                await until(lambda: transport.connection.get_peer_address() == raw.getsockname())
+                await until(lambda: transport.connection.get_peer_address() == known)
+            assert (await control(client)).open_control_channel_rsp.HasField("ok")
 
     run(main())
 
@@ -341,6 +367,22 @@ def test_the_port_is_off_unless_asked_for() -> None:
         async with quic_engine() as (engine, udp):
             assert udp.port > 0
             assert engine.udp
+
+    run(main())
+
+
+@pytest.mark.parametrize("retry", [False, True])
+def test_the_port_may_be_one_of_ipv6(retry: bool) -> None:
+    async def main() -> None:
+        settings = {"udp_listen": Address("::1", 0), "quic_retry_above": 0 if retry else 64}
+        async with quic_engine(**settings) as (engine, udp):
+            assert udp.host == "::1"
+            async with udp_client(udp, client_configuration(DOMAIN, "rstrm/1")) as client:
+                await client.connected()
+                assert client.quic._retry_count == retry
+                (transport,) = port(engine).connections
+                assert transport.peer is not None
+                assert transport.peer.host == "::1"
 
     run(main())
 

@@ -20,9 +20,12 @@ from reference_engine.quic.connection import CRYPTO_ERROR, SMALLEST_DATAGRAM, Qu
 from reference_engine.quic.stream import QuicStream
 from reference_engine.quic.transport import QuicTransport
 from reference_engine.relay.stream import Address
+from reference_engine.tls.rules import TLS13
 from reference_engine.tunnel.model import Tunnel
 
 LONG_HEADER = 0x80
+PROTOCOL_VERSION = 70
+"""The alert protocol_version (RFC 8446 section 6)."""
 NO_ERROR, INTERNAL_ERROR, CONNECTION_REFUSED = 0x0, 0x1, 0x2
 """Codes of the transport (RFC 9000 section 20.1)."""
 
@@ -145,6 +148,9 @@ class QuicRules:
         | none  | one name           | that one            | that one alone      | QUIC-005 |
         | none  | several            | the upstream's pick | all, in their order | QUIC-005, QUIC-008 |
         """
+        if TLS13 not in hello.versions:
+            # Asked here too, since an upstream may be asked before the handshake goes on (RFC 9001 section 4.2).
+            return Offer(alert=PROTOCOL_VERSION, reason="no TLS 1.3")
         if hello.alpn_malformed:
             return Offer(alert=DECODE_ERROR, reason="malformed ALPN extension")
         if not hello.alpns:
@@ -216,7 +222,7 @@ class QuicRules:
         if end.by == "peer" and end.application:
             return Close(end.code, end.reason, application=True)
         if end.by in ("idle", "self") or end.code == NO_ERROR:
-            return Close(NO_ERROR, f"the other side is gone: {end.reason}" if end.reason else "the other side is gone")
+            return Close(NO_ERROR, "the other side is gone")
         return Close(INTERNAL_ERROR, "the other side failed")
 
     def refusal_for(self, end: QuicEnd) -> Close:

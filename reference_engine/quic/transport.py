@@ -62,7 +62,9 @@ class QuicTransport:
         self._on_over, self._on_gone = on_over, on_gone
         self._loop = asyncio.get_running_loop()
         self._streams: dict[int, QuicStream] = {}
-        self._accepted: deque[QuicStream] = deque()
+        self._accepted: dict[bool, deque[QuicStream]] = {False: deque(), True: deque()}
+        """Streams of the peer that nobody has taken yet: bidirectional and unidirectional ones."""
+        self._opened = {False: 0, True: 0}
         self._datagrams: deque[bytes] = deque()
         self._waiters: list[asyncio.Future[None]] = []
         self._blocked: set[QuicStream] = set()
@@ -235,12 +237,17 @@ class QuicTransport:
             self.connection.release_stream(stream_id)
 
     def _stream(self, stream_id: int) -> QuicStream:
-        stream = self._streams.get(stream_id)
-        if stream is None:
-            stream = self._streams[stream_id] = QuicStream(self, stream_id, ours=False)
-            self._accepted.append(stream)
+        """The stream of an event. A new one of the peer opens those below it, too (RFC 9000 section 2.1): whoever takes
+        them takes them in the order of their numbers."""
+        kind = bool(stream_id & 2)
+        if stream_id not in self._streams:
+            for count in range(self._opened[kind], stream_id // 4 + 1):
+                number = count * 4 + stream_id % 4
+                stream = self._streams[number] = QuicStream(self, number, ours=False)
+                self._accepted[kind].append(stream)
+            self._opened[kind] = stream_id // 4 + 1
             self._wake()
-        return stream
+        return self._streams[stream_id]
 
     def _over(self, end: QuicEnd) -> None:
         self.end = end
@@ -316,13 +323,14 @@ class QuicTransport:
 
     # -- streams ---------------------------------------------------------------------------------------------------
 
-    async def accept_stream(self) -> QuicStream:
-        """The next stream that the peer has opened. Raises QuicClosed."""
-        while not self._accepted:
+    async def accept_stream(self, *, unidirectional: bool = False) -> QuicStream:
+        """The next stream of this kind that the peer has opened, in the order of their numbers. Raises QuicClosed."""
+        accepted = self._accepted[unidirectional]
+        while not accepted:
             if self.end is not None:
                 raise QuicClosed(self.end)
             await self._changed()
-        return self._accepted.popleft()
+        return accepted.popleft()
 
     async def open_stream(self, *, unidirectional: bool = False) -> QuicStream:
         """A new stream, as soon as the peer's limit allows one (RFC 9000 section 4.6). Raises QuicClosed.

@@ -158,7 +158,8 @@ class Legs:
         """Relay until one leg is over and the other one has been told so."""
         ends = [asyncio.create_task(leg.closed()) for leg, _ in self._legs]
         for source, sink in self._legs:
-            self._spawn(source, self._accept(source, sink))
+            for unidirectional in (False, True):
+                self._spawn(source, self._accept(source, sink, unidirectional))
             source.on_datagram(lambda source=source, sink=sink: self._datagrams(source, sink))  # type: ignore[misc]
             self._datagrams(source, sink)
         self._watch()
@@ -196,11 +197,16 @@ class Legs:
 
     # -- streams ---------------------------------------------------------------------------------------------------
 
-    async def _accept(self, source: QuicTransport, sink: QuicTransport) -> None:
+    async def _accept(self, source: QuicTransport, sink: QuicTransport, unidirectional: bool) -> None:
+        """Open a far end for each stream of a kind, in order: it gets the same number. Where the other leg allows no
+        further one yet, the streams of this kind wait, and nothing else does (RFC 9000 section 4.6)."""
         with contextlib.suppress(QuicClosed):
             while True:
-                stream = await source.accept_stream()
-                self._spawn(source, self._join(stream, sink))
+                stream = await source.accept_stream(unidirectional=unidirectional)
+                far = await sink.open_stream(unidirectional=self._rules.unidirectional(stream))
+                self._spawn(source, self._copy(stream, far))
+                if stream.writable and far.readable:
+                    self._spawn(sink, self._copy(far, stream))
 
     def _spawn(self, leg: QuicTransport, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -212,17 +218,6 @@ class Legs:
         problem = None if task.cancelled() else task.exception()
         if problem is not None:
             self._engine.log.error("quic stream failed problem=%r", problem, exc_info=problem)
-
-    async def _join(self, stream: QuicStream, leg: QuicTransport) -> None:
-        """One stream that its peer has opened, and its far end. It waits alone where the other leg allows no further
-        stream yet (RFC 9000 section 4.6)."""
-        try:
-            far = await leg.open_stream(unidirectional=self._rules.unidirectional(stream))
-        except QuicClosed:
-            return
-        if stream.writable and far.readable:
-            self._spawn(leg, self._copy(far, stream))
-        await self._copy(stream, far)
 
     async def _copy(self, source: QuicStream, sink: QuicStream) -> None:
         """One direction of a stream: octets, then its end as what it is. A reset of the source and a stop of the sink
