@@ -378,7 +378,7 @@ class Scene:
             await asking.close()
             return
         if self.spec(name).family == "quic":
-            joined, behind = await self.quic_pair(name)
+            joined, behind = await self._quic_probe(name)
             await self.round_trip(joined, behind)
             await joined.shut()
             await behind.shut()
@@ -389,6 +389,23 @@ class Scene:
         await client.receive_exactly(NONCE_SIZE)
         await client.close()
         await server.close()
+
+    async def _quic_probe(self, name: str) -> tuple[QuicPeer, QuicPeer]:
+        """As `quic_pair`, past connections at the upstream that nobody asked for."""
+        token = self.nonce()
+        alpn = self.usual_alpn(name)
+        client = await self.quic_client(name, handshake=False)
+        behind = self.quic_upstream(name).accept_with(token, alpn=self.spec(name).tls_alpns or alpn)
+        _, server = await self.both(self._ask(client, token), behind)
+        return client, server
+
+    async def _ask(self, client: QuicPeer, token: bytes) -> None:
+        await client.handshake()
+        stream = await client.open_stream()
+        await stream.send(token, fin=True)
+        _, end = await stream.receive_until_end()
+        if end.kind != "fin":
+            raise LinkReset(f"the stream of a probe ended: {end}")
 
     async def settle_on(self, client: QuicPeer, server: QuicPeer) -> None:
         """The barrier on a QUIC connection that goes through the engine: whatever either side was given on it before

@@ -15,7 +15,7 @@ from harness.ledger import Ledger
 from harness.link.deadline import set_default
 from harness.model.case import Variant, case
 from harness.model.spec import Settings, TunnelSpec, quic
-from harness.peer.quic import StreamEnd
+from harness.peer.quic import QuicPeer, StreamEnd
 from harness.scene import Scene
 from tests.fake_engine import profile
 from tests.no_engines import PacketTunnel, RelayDriver, RelaySession
@@ -108,6 +108,26 @@ def test_who_came_and_was_not_asked_for_is_a_stray() -> None:
         assert "a QUIC connection attempt of 1 packets, the first of 1200 octets" in seen.describe()
         with pytest.raises(Departed):
             await scene.untouched(ROW)
+
+    play(script)
+
+
+def test_the_barrier_passes_over_strays_and_tells_what_they_carried() -> None:
+    async def script(scene: Scene, tunnel: PacketTunnel) -> None:
+        side, data = scene.quic_upstream(), b"from nobody"
+        strays = [await scene.quic_client(handshake=False, alpn=alpn) for alpn in (("edgecase",), ("zzz",))]
+        for stray in strays:
+            await stray.start()
+        await side.arrival()
+        await scene.both(scene.settle(), _offer(strays[0], data))
+        served, refused = sorted(await scene.strays(), key=lambda stray: stray.data, reverse=True)
+        assert served.data in (data, b"")
+        assert "a QUIC connection (ALPN edgecase, " in served.describe()
+        assert "a QUIC connection without a handshake" in refused.describe()
+
+    async def _offer(stray: QuicPeer, data: bytes) -> None:
+        await stray.handshake()
+        await (await stray.open_stream()).send(data, fin=True)
 
     play(script)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from harness.engine.driver import Incoming, UpstreamQueue
@@ -11,7 +12,7 @@ from harness.link.deadline import deadline
 from harness.model.spec import QUIC_ALPN, TunnelSpec
 from harness.peer.quic import QuicPeer
 from harness.peer.tls_pki import upstream_identity
-from harness.peer.upstream import Stray
+from harness.peer.upstream import STRAY_LIMIT, Stray
 from harness.wire.quic import ServerOptions
 
 STRAY_PACKETS = 16
@@ -27,6 +28,7 @@ class QuicUpstream:
         self._name = name
         self._accepted = 0
         self._strays: list[tuple[Incoming, list[bytes]]] = []
+        self._given_back: list[QuicPeer] = []
         self._peers: list[QuicPeer] = []
 
     async def accept(self, *, handshake: bool = True, **options: Any) -> QuicPeer:
@@ -39,6 +41,47 @@ class QuicUpstream:
         if handshake:
             await peer.handshake()
         return peer
+
+    async def accept_with(self, nonce: bytes, **options: Any) -> QuicPeer:
+        """The connection on which the client ends a stream with `nonce`. `options` as those of `accept`.
+
+        Connections that the engine opened and that nobody took may stand in front of it, or come beside it: each of
+        them is served, too, until the one is found, and is a stray then. Raises `DeadlineExpired`.
+        """
+        tried: dict[asyncio.Task[None], QuicPeer] = {}
+        try:
+            async with deadline(f"a QUIC connection with our nonce at the upstream of {self._name!r}"):
+                while True:
+                    for incoming in self._queue.drain():
+                        peer = self._peer(incoming, options)
+                        await peer.start()
+                        tried[asyncio.ensure_future(self._named(peer, nonce))] = peer
+                    newer = asyncio.ensure_future(self._queue.arrival())
+                    try:
+                        done, _ = await asyncio.wait((newer, *tried), return_when=asyncio.FIRST_COMPLETED)
+                    finally:
+                        newer.cancel()
+                    for task in done & tried.keys():
+                        peer = tried.pop(task)
+                        if task.exception() is None:
+                            return peer
+                        self.give_back(peer)
+        finally:
+            for task, peer in tried.items():
+                task.cancel()
+                self.give_back(peer)
+            await asyncio.gather(*tried, return_exceptions=True)
+
+    async def _named(self, peer: QuicPeer, nonce: bytes) -> None:
+        stream = await peer.accept_stream_with(nonce)
+        got, end = await stream.receive_until_end()
+        if got != nonce or end.kind != "fin":
+            raise PeerMismatch("the client's nonce and FIN at the upstream", f"{got[:64].hex()}, then {end}")
+        await stream.finish()
+
+    def give_back(self, peer: QuicPeer) -> None:
+        """A connection that was accepted, and that no script wants after all, is a stray."""
+        self._given_back.append(peer)
 
     def _peer(self, incoming: Incoming, options: dict[str, Any]) -> QuicPeer:
         self._accepted += 1
@@ -62,9 +105,13 @@ class QuicUpstream:
             await stream.finish()
 
     async def strays(self) -> tuple[Stray, ...]:
-        """Connections that were opened and that no script took, by the packets that came."""
+        """Connections that were opened and that no script took: by what they carried where they were served, else by
+        the packets that came."""
         self._strays.extend((incoming, []) for incoming in self._queue.drain())
-        return tuple(_stray(incoming, packets) for incoming, packets in self._strays)
+        return (
+            *(_served(peer) for peer in self._given_back),
+            *(_stray(incoming, packets) for incoming, packets in self._strays),
+        )
 
     async def arrival(self) -> None:
         """Return as soon as a connection waits to be accepted. Raises `DeadlineExpired`."""
@@ -90,3 +137,13 @@ def _stray(incoming: Incoming, seen: list[bytes]) -> Stray:
         seen.append(packet)
     told = f", the first of {len(seen[0])} octets ({seen[0][:8].hex()}..)" if seen else ""
     return Stray(b"".join(seen), f"a QUIC connection attempt of {len(seen)} packets{told}")
+
+
+def _served(peer: QuicPeer) -> Stray:
+    """Describe a connection by what came on it."""
+    streams = [(stream.id, stream.peek(STRAY_LIMIT)) for stream in peer.waiting_streams()]
+    if peer.done is None:
+        return Stray(b"", f"a QUIC connection without a handshake ({peer.ended or 'it is not complete'})")
+    carried = [f"stream {number}: {data[:40].hex() or 'no octets'}" for number, data in streams[:4]]
+    told = ", ".join([f"ALPN {peer.alpn}", f"{len(streams)} streams", *carried])
+    return Stray(b"".join(data for _, data in streams)[:STRAY_LIMIT], f"a QUIC connection ({told})")
