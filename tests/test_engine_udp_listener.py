@@ -374,8 +374,8 @@ def test_the_port_is_off_unless_asked_for() -> None:
 @pytest.mark.parametrize("retry", [False, True])
 def test_the_port_may_be_one_of_ipv6(retry: bool) -> None:
     async def main() -> None:
-        settings = {"udp_listen": Address("::1", 0), "quic_retry_above": 0 if retry else 64}
-        async with quic_engine(**settings) as (engine, udp):
+        address = Address("::1", 0)
+        async with quic_engine(udp_listen=address, quic_retry_above=0 if retry else 64) as (engine, udp):
             assert udp.host == "::1"
             async with udp_client(udp, client_configuration(DOMAIN, "rstrm/1")) as client:
                 await client.connected()
