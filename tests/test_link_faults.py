@@ -112,6 +112,21 @@ def test_a_plan_that_cannot_be_is_refused(facts: dict[str, Any], told: str) -> N
         FaultPlan(**facts)
 
 
+@pytest.mark.parametrize(
+    ("kind", "facts", "told"),
+    [
+        (Duplicate, {"copies": 0}, "copies: found 0, allowed is 1 or more"),
+        (Delay, {"packets": 0}, "packets: found 0"),
+        (Corrupt, {"octet": -1}, "octet: found -1"),
+        (Corrupt, {"mask": 0}, "mask: found 0, allowed is 1 to 255"),
+        (Corrupt, {"mask": 256}, "mask: found 256"),
+    ],
+)
+def test_a_fault_that_does_nothing_is_refused(kind: type[Fault], facts: dict[str, int], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        kind(**facts)
+
+
 def test_a_plan_as_text() -> None:
     assert read_plan("loss=0.01, reorder=.02,seed=7") == FaultPlan(seed=7, loss=0.01, reorder=0.02)
     assert str(read_plan("duplicate=1,corrupt=0")) == "duplicate=1.0,seed=0"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from harness.link import relay
 from harness.link.faults import (
     FROM_ENGINE,
     TO_ENGINE,
@@ -217,6 +218,24 @@ def test_a_script_may_cut_the_way(ways: tuple[str, ...]) -> None:
     lines = over_udp(FaultPlan(), script)
     told = "from the engine" if ways else "to the engine, from the engine"
     assert lines[0] == f"fault: relay-1: nothing arrives any more, {told}"
+
+
+def test_a_flow_too_many_gets_nowhere_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def script(it: Udp) -> None:
+        client, engine, host, said = it
+        client.send(b"a")
+        flow = await engine.accept()
+        late = await connect_udp(host.host, host.port)
+        late.send(b"too many")
+        await until(lambda: said.lines != [])
+        client.send(b"b")
+        assert await taken(flow, 2) == [b"a", b"b"]
+        assert engine.waiting == 0
+        assert said.lines == [f"fault: relay-1: a flow from port {late.local[1]} gets nowhere, there are 1"]
+        late.abort()
+
+    monkeypatch.setattr(relay, "MAX_FLOWS", 1)
+    over_udp(FaultPlan(), script)
 
 
 async def talk_on(link: UdpLink) -> None:

@@ -49,6 +49,9 @@ class Duplicate(Fault):
 
     copies: int = 1
 
+    def __post_init__(self) -> None:
+        _at_least(1, copies=self.copies)
+
     def __str__(self) -> str:
         return f"sent {self.copies + 1} times"
 
@@ -58,6 +61,9 @@ class Delay(Fault):
     """It arrives behind the next `packets` packets of its direction, lost ones included; never, where none follow."""
 
     packets: int = 1
+
+    def __post_init__(self) -> None:
+        _at_least(1, packets=self.packets)
 
     def __str__(self) -> str:
         return f"held back behind the next {self.packets}"
@@ -71,6 +77,11 @@ class Corrupt(Fault):
     STREAMS = True
     octet: int = 0
     mask: int = 0xFF
+
+    def __post_init__(self) -> None:
+        _at_least(0, octet=self.octet)
+        if not 1 <= self.mask <= 0xFF:
+            raise ValueError(f"mask: found {self.mask}, allowed is 1 to 255")
 
     def __str__(self) -> str:
         return f"corrupted ({f'octet {self.octet}, ' if self.octet else ''}bits {self.mask:02x})"
@@ -113,6 +124,12 @@ class Reset(Fault):
 
     def __str__(self) -> str:
         return "answered with RST on both sides"
+
+
+def _at_least(low: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < low:
+            raise ValueError(f"{name}: found {value}, allowed is {low} or more")
 
 
 Table = Mapping[tuple[str, int], Fault]

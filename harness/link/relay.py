@@ -91,11 +91,13 @@ class UdpRelay(Relay):
             client = await self._listener.accept()
             if len(self._flows) >= MAX_FLOWS:
                 self._told(f"a flow from port {client.remote[1]} gets nowhere", f"there are {MAX_FLOWS}")
+                client.abort()
                 continue
             try:
                 engine = await connect_udp(*self._target)
             except OSError as error:
                 self._told("no way to the engine", str(error))
+                client.abort()
                 continue
             number = len(self._flows)
             engine.tap.label(f"{self.name}/flow-{number}")

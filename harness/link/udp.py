@@ -21,7 +21,7 @@ MAX_PACKET = 65535
 """Octets that are read of a datagram: all (RFC 768: its length field has 16 bits)."""
 MAX_SENT = 65507
 """Octets of the longest datagram on IPv4 (RFC 791 section 3.1: 65535 with the headers of IP and UDP)."""
-MAX_UNREAD = 4 << 20
+MAX_UNREAD = 1 << 20
 """Octets that may lie unread in one flow; what comes on top is lost."""
 PACKET_COST = 64
 """What a packet counts on top of its octets: many empty ones are bounded, too."""
