@@ -60,6 +60,7 @@ from harness.wire.quic.frames import (
     Stream,
     StreamDataBlocked,
 )
+from harness.wire.quic.packet import build_negotiation
 from harness.wire.tls import Extension, TicketStore
 from harness.wire.tls.messages import Bare, KeyUpdate
 from tests.quic_support import ALPN, Ours, Pair, every, only, usual_client, usual_server
@@ -203,6 +204,14 @@ def test_version_negotiation() -> None:
     pair = Pair(usual_client(versions=(VERSION_1,)), usual_server(versions=(VERSION_2,)))
     pair.run(lambda: pair.client.wire.end is not None)
     assert pair.client.wire.end.kind == "negotiation"
+
+
+def test_downgrade_by_a_forged_version_negotiation() -> None:
+    pair = Pair(usual_client(versions=(VERSION_2, VERSION_1)))
+    (first,) = pair.client.wire.outgoing(1.0)
+    pair.client.give(build_negotiation(pair.client.wire.source_id, first[6:14], (VERSION_1,)), 1.0)
+    pair.run(lambda: pair.client.wire.end is not None)
+    assert pair.client.wire.end.code == ErrorCode.VERSION_NEGOTIATION_ERROR
 
 
 def test_small_initials_get_no_answer() -> None:
