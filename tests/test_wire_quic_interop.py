@@ -235,7 +235,7 @@ def test_retry_by_aioquic() -> None:
     assert client.wire.tls.alpn == ALPN
 
 
-@pytest.mark.parametrize("loss", [0.0, 0.2])
+@pytest.mark.parametrize("loss", [0.0, 0.1])
 def test_retry_by_us(loss: float) -> None:
     path = with_client(None, {"loss": loss, "seed": 3}, retry=True)
     assert path.server.wire.handshake is not None

@@ -169,6 +169,12 @@ class QuicClient(QuicConnection):
         if known and known[0] != self.version:
             what = f"version_information chooses {version_name(known[0])}, in use is {version_name(self.version)}"
             raise Violation(what, "RFC 9368 section 4", ErrorCode.VERSION_NEGOTIATION_ERROR)
+        if self.negotiated and known:
+            # Somebody else may have written the Version Negotiation packet that sent us here.
+            best = next((version for version in self.options.versions if version in known[1:]), self.version)
+            if best != self.version:
+                what = f"Version Negotiation led to {version_name(self.version)}, the server has {version_name(best)}"
+                raise Violation(what, "RFC 9368 section 4", ErrorCode.VERSION_NEGOTIATION_ERROR)
 
     def on_tls_done(self, done: TlsHandshakeDone) -> None:
         """The handshake is complete; 0-RTT that was not taken goes out again (RFC 9001 section 4.6.2)."""

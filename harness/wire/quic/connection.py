@@ -141,16 +141,15 @@ class QuicConnection(Receiving, Sending):
         return min((when for when, _ in self._probed_spaces()), default=None)
 
     def _probe(self) -> None:
-        """Probe timeout: say the oldest things again, whatever the window says (RFC 9002 section 6.2.4)."""
+        """Probe timeout: say the oldest things again, whatever the window says, and in all spaces that wait: their
+        packets share a datagram (RFC 9002 section 6.2.4)."""
         # Before the count goes up, which doubles the period that they wait for.
         due = self._probed_spaces()
         self.recovery.pto_count += 1
         if self.recovery.pto_count > self.options.pto_limit:
             self._end_idle(f"no acknowledgment after {self.options.pto_limit} probes")
             return
-        for when, space in due:
-            if self.now < when and self.handshake is not None:
-                continue
+        for _, space in due:
             oldest = [packet for packet in space.sent.values() if packet.elicits][:2]
             self.packets_lost(space, oldest)
             space.probes = 2 if space.space == Space.APPLICATION else 1

@@ -203,8 +203,8 @@ class CryptoClient(CryptoLayer, TlsClient):
 
 
 class CryptoServer(CryptoLayer, TlsServer):
-    """The server's handshake. `parameters` gives our transport parameters when EncryptedExtensions are said; `on_hello`
-    is called with the other side's once they are known, before any key is made."""
+    """The server's handshake. `parameters` gives our transport parameters when EncryptedExtensions are said;
+    `on_parameters` is called with the other side's, encoded, before any key is made."""
 
     def __init__(
         self,

@@ -65,6 +65,7 @@ class Receiving(ConnectionState):
     def take_datagram(self, datagram: bytes) -> None:
         """Take all packets of a datagram, then those that waited for keys which came."""
         at = 0
+        self.arrived = self.now
         while at < len(datagram) and not self.over:
             if at and not datagram[at] and not datagram[at:].strip(b"\0"):
                 break  # Some pad a datagram behind its last packet.
@@ -79,12 +80,15 @@ class Receiving(ConnectionState):
         self._retry_pending()
 
     def _retry_pending(self) -> None:
-        ready = [each for each in self.pending if self._has_keys(LEVEL_OF_KIND[each[1].kind])]
-        while ready and not self.over:
+        while not self.over:
+            ready = [each for each in self.pending if self._has_keys(LEVEL_OF_KIND[each[2].kind])]
+            if not ready:
+                return
             self.pending = [each for each in self.pending if each not in ready]
-            for datagram, header in ready:
+            for arrived, datagram, header in ready:
+                # The other side is told how long it waited here, else it would take that for the path's time.
+                self.arrived = arrived
                 self._take_packet(datagram, header)
-            ready = [each for each in self.pending if self._has_keys(LEVEL_OF_KIND[each[1].kind])]
 
     def _has_keys(self, level: Level) -> bool:
         return self.one_rtt.read is not None if level == Level.APPLICATION else level in self.read_keys
@@ -129,10 +133,10 @@ class Receiving(ConnectionState):
     def _keep(self, datagram: bytes, header: Header, level: Level) -> None:
         space = self.spaces[SPACE_OF[level]]
         gone = space.discarded or (level == Level.EARLY and (self.is_client or self.one_rtt.read is not None))
-        if gone or len(self.pending) >= MAX_PENDING or (datagram, header) in self.pending:
+        if gone or len(self.pending) >= MAX_PENDING:
             self.trouble(header, "without keys")
         else:
-            self.pending.append((datagram, header))
+            self.pending.append((self.arrived, datagram, header))
 
     def _open(self, datagram: bytes, header: Header, level: Level) -> tuple[int, int, bytes]:
         space = self.spaces[SPACE_OF[level]]
@@ -190,7 +194,7 @@ class Receiving(ConnectionState):
         if not payload:
             raise Violation("packet without frames", "RFC 9000 section 12.4", _VIOLATION)
         # A packet counts as received before what it says is judged, else our ACK would depend on that.
-        space.on_received(number, self.now, elicits=any(elicits(frame) for frame in frames))
+        space.on_received(number, self.arrived, elicits=any(elicits(frame) for frame in frames))
         for frame in frames:
             self.frames.append(FrameSeen(self.now, level, number, frame))
         if self.closing is not None or self.draining:
@@ -313,6 +317,7 @@ class Receiving(ConnectionState):
         exponent = 3
         if self.remote_parameters is not None and space.space == Space.APPLICATION:
             exponent = self.remote_parameters.ack_delay_exponent
+        self.recovery.confirmed = self.confirmed
         acked, lost = self.recovery.on_ack(space, frame, self.now, exponent, frame_type=frame.type)
         for packet in acked:
             for each in packet.frames:

@@ -68,7 +68,7 @@ class PacketSpace:
         return number < self.floor or number in self.received
 
     def on_received(self, number: int, now: float, *, elicits: bool) -> None:
-        """Note a packet whose payload was taken."""
+        """Note a packet whose payload was taken; it came at `now`."""
         if not self.received or number >= self.received.last[1]:
             self.largest_received_at = now
         self.received.add(number, number + 1)
@@ -105,6 +105,7 @@ class Recovery:
         self.pto_count = 0
         self.in_flight = 0
         self.peer_max_ack_delay = 0.025
+        self.confirmed = False
         self.lost = 0
         """Packets that were declared lost."""
 
@@ -137,7 +138,8 @@ class Recovery:
         largest = max(acked, key=lambda packet: packet.number)
         if largest.number == ack.largest and any(packet.elicits for packet in acked):
             delay = (ack.delay << exponent) / 1_000_000 if space.space == Space.APPLICATION else 0.0
-            self._sample(now - largest.time, min(delay, self.peer_max_ack_delay))
+            # Until the handshake is confirmed packets may wait for keys (RFC 9002 section 5.3).
+            self._sample(now - largest.time, min(delay, self.peer_max_ack_delay) if self.confirmed else delay)
         self.pto_count = 0
         return acked, self.find_lost(space, now)
 

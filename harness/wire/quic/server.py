@@ -22,10 +22,8 @@ MAX_READY = 16
 
 
 class QuicServer(QuicConnection):
-    """A QUIC server of one connection; see `ServerOptions` and `QuicConnection`.
-
-    `first_datagrams` counts what came before a connection began.
-    """
+    """A QUIC server of one connection; see `ServerOptions` and `QuicConnection`. `began` is False until an Initial came
+    that begins it."""
 
     is_client = False
     tls: CryptoServer

@@ -161,7 +161,10 @@ class ConnectionState:
         self.remote_sequence = 0
         self.retired_below = 0
         self.retry_source: bytes | None = None
-        self.pending: list[tuple[bytes, Header]] = []
+        self.pending: list[tuple[float, bytes, Header]] = []
+        """Packets that wait for their keys, with the time at which they came."""
+        self.arrived = 0.0
+        """When the packet that is being taken came."""
         self.held_read: PacketKeys | None = None
         self._ping = 0
 
