@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.foreign import program
+from harness.foreign.lock import program
 from harness.model.record import read_record
 from harness.model.verdict import Verdict
 

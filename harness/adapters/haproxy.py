@@ -25,7 +25,7 @@ from typing import Any
 
 from harness.adapters._process import Child, free_ports
 from harness.adapters._rpc import Adapter, Result, Trouble
-from harness.foreign import program
+from harness.foreign.lock import program
 
 ADDRESS = "127.0.0.1"
 START_SECONDS = 5.0

@@ -1,0 +1,1 @@
+"""Engines and peers that others made: what is locked, how it is installed, how a peer is run."""
