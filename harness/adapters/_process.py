@@ -18,6 +18,8 @@ LOG_LINES = 400
 LINE_LIMIT = 2000
 LISTEN = "0A"
 """TCP_LISTEN in /proc/net/tcp."""
+UNCONNECTED = "07"
+"""The state of a UDP socket without a remote address in /proc/net/udp."""
 LOOK_SECONDS = 0.01
 
 
@@ -103,18 +105,21 @@ class Child:
                 self._process.wait()
         self._watcher.join(grace)
 
-    def await_ports(self, ports: Iterable[int], seconds: float, *, besides: int | None = None) -> str | None:
-        """Wait until this process listens on all of `ports` (TCP, loopback), and alone, but for the process `besides`
-        that hands them over.
+    def await_ports(
+        self, ports: Iterable[int], seconds: float, *, besides: int | None = None, udp: Iterable[int] = ()
+    ) -> str | None:
+        """Wait until this process listens on all of `ports` (TCP) and has all of `udp`, and alone, but for the process
+        `besides` that hands them over. No port is in both.
 
         Gives `None`, or what is wrong: it ended, it does not listen in time, or somebody else does as well.
         """
-        wanted = set(ports)
+        tcp_ports, udp_ports = set(ports), set(udp)
+        wanted = tcp_ports | udp_ports
         for _ in range(int(seconds / LOOK_SECONDS)):
             if self.wait(LOOK_SECONDS):
                 last = next((line for line in reversed(self.log) if line), "")
                 return f"{self.ended()}{f': {last}' if last else ''}"
-            listening = listeners(wanted)
+            listening = {**listeners(tcp_ports), **bound(udp_ports)}
             mine = sockets_of(self.pid)
             if all(listening.get(port, set()) & mine for port in wanted):
                 known = mine | (sockets_of(besides) if besides else set())
@@ -125,14 +130,22 @@ class Child:
 
 def listeners(ports: Iterable[int]) -> dict[int, set[str]]:
     """Inodes of the TCP sockets that listen on each of `ports`, whoever owns them (Linux)."""
-    wanted = set(ports)
+    return _inodes(("tcp", "tcp6"), set(ports), LISTEN)
+
+
+def bound(ports: Iterable[int]) -> dict[int, set[str]]:
+    """Inodes of the UDP sockets that take from anybody at each of `ports`, whoever owns them (Linux)."""
+    return _inodes(("udp", "udp6"), set(ports), UNCONNECTED)
+
+
+def _inodes(tables: Iterable[str], wanted: set[int], state: str) -> dict[int, set[str]]:
     found: dict[int, set[str]] = {}
-    for name in ("tcp", "tcp6"):
+    for name in tables if wanted else ():
         with contextlib.suppress(OSError):
             for line in Path(f"/proc/net/{name}").read_text(encoding="ascii").splitlines()[1:]:
                 words = line.split()
                 port = int(words[1].rpartition(":")[2], 16)
-                if words[3] == LISTEN and port in wanted:
+                if words[3] == state and port in wanted:
                     found.setdefault(port, set()).add(words[9])
     return found
 
@@ -149,19 +162,24 @@ def sockets_of(pid: int) -> set[str]:
     return found
 
 
-def free_ports(ports: Mapping[str, int], skip: Iterable[int] = ()) -> Iterator[int]:
-    """The ports of the range `{"first", "last"}` that nobody holds now, in order. That they stay free is not promised:
-    `Child.await_ports` looks afterwards."""
+def free_ports(ports: Mapping[str, int], skip: Iterable[int] = (), *, udp: bool = False) -> Iterator[int]:
+    """The ports of the range `{"first", "last"}` that nobody holds now for TCP, and with `udp` for UDP as well, in
+    order. That they stay free is not promised: `Child.await_ports` looks afterwards."""
     left_out = set(skip)
     for port in range(int(ports["first"]), int(ports["last"]) + 1):
-        if port in left_out:
-            continue
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            # A port in TIME_WAIT is free; one that is listened on is not, whatever its owner set.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
+        if port not in left_out and _free(port, socket.SOCK_STREAM) and (not udp or _free(port, socket.SOCK_DGRAM)):
+            yield port
+
+
+def _free(port: int, kind: socket.SocketKind) -> bool:
+    with socket.socket(socket.AF_INET, kind) as probe:
+        try:
+            if kind == socket.SOCK_STREAM:
+                # A port in TIME_WAIT is free; one that is listened on is not, whatever its owner set.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            if kind == socket.SOCK_STREAM:
                 probe.listen(1)
-            except OSError:
-                continue
-        yield port
+        except OSError:
+            return False
+    return True

@@ -221,6 +221,7 @@ class AdapterDriver(Driver):
             raise NotSupported("dynamic publishing")
         if isinstance(plan.answer, Inexpressible) and plan.answer.feature in self._profile.features:
             raise AdapterError(f"answered that it lacks {plan.answer.feature!r}, which the profile claims")
+        plan.queue.clear()
         return Published(plan.spec, plan.answer, plan.queue)
 
     def reset_streams(self, key: str) -> None:

@@ -102,6 +102,12 @@ class UpstreamQueue:
             self._arrived.clear()
             await self._arrived.wait()
 
+    def clear(self) -> None:
+        """Abort and forget what came so far: the suite's own looks whether anybody listens, before the case began."""
+        for incoming in self.drain():
+            incoming.flow.abort()
+        self.total = 0
+
     @property
     def waiting(self) -> int:
         """Streams that arrived and were not taken."""

@@ -11,7 +11,7 @@ import secrets
 import ssl
 from typing import TYPE_CHECKING
 
-from harness.engine.driver import Endpoint, UpstreamQueue
+from harness.engine.driver import Endpoint, Incoming, UpstreamQueue
 from harness.errors import EngineDeparted
 from harness.evidence.transcript import DOWNSTREAM, Transcript
 from harness.link.stream import LinkReset
@@ -128,8 +128,18 @@ async def _ask_over_quic(client: QuicPeer, nonce: bytes) -> None:
 
 
 async def _until_seen(queue: UpstreamQueue, spec: TunnelSpec, nonce: bytes) -> str:
-    """Nothing when the first stream at the upstream is the client's, else what it was."""
-    incoming = await queue.get()
+    """Nothing when the first stream that carries anything at the upstream is the client's, else what it was. An engine
+    that connects upstream as soon as it is connected to does so for a mere look, too: that stream ends empty."""
+    while True:
+        data = await _first_octets(await queue.get(), spec, nonce)
+        if _recognised(data, spec, nonce):
+            return ""
+        if data:
+            return f"the upstream got {data[:40]!r} and not what the client sent"
+
+
+async def _first_octets(incoming: Incoming, spec: TunnelSpec, nonce: bytes) -> bytes:
+    """What came on the stream, until it is enough to tell or the stream ends; the stream is aborted."""
     data = b""
     try:
         while len(data) < ENOUGH and not _recognised(data, spec, nonce):
@@ -141,9 +151,7 @@ async def _until_seen(queue: UpstreamQueue, spec: TunnelSpec, nonce: bytes) -> s
         pass
     finally:
         incoming.flow.abort()
-    if _recognised(data, spec, nonce):
-        return ""
-    return f"the upstream got {data[:40]!r} and not what the client sent"
+    return data
 
 
 def _recognised(data: bytes, spec: TunnelSpec, nonce: bytes) -> bool:
