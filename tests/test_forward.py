@@ -21,6 +21,7 @@ from harness.errors import UsageError
 from harness.link.agent import EngineAccess, connect_agent
 from harness.link.stream import LinkReset
 from harness.link.tcp import TcpListener
+from harness.link.udp import UdpListener, connect_udp
 from harness.model.spec import TunnelSpec
 from harness.peer.agent import Agent
 from harness.wire.agent import to_properties
@@ -262,3 +263,34 @@ class TestWords:
     )
     def test_public_addresses(self, told: dict[str, Any], address: str) -> None:
         assert forward.public_address(to_properties(TunnelSpec(publish=True, **told))) == address
+
+
+class TestPackets:
+    """A QUIC server behind it: packets, which `forward` does not look into."""
+
+    def test_what_is_asked_for(self) -> None:
+        spec = forward._spec(parse("4433", "--engine", "e:1", "--protocol", "quic", "--tls-alpn", "a/1"))
+        assert (spec.protocol, spec.type, spec.tls_alpns, spec.datagrams) == ("quic", "datagram", ("a/1",), True)
+        assert forward._spec(parse("1", "--engine", "e:1")).datagrams is False
+
+    def test_packets_are_carried_until_one_side_is_over(self) -> None:
+        async def script() -> None:
+            listener = UdpListener()
+            await listener.start()
+            client, service = [await connect_udp(listener.host, listener.port) for _ in range(2)]
+            pumping = asyncio.ensure_future(forward.pump_packets(client, service))
+            service.send(b"where I am")
+            back = await listener.accept()
+            client.send(b"hello")
+            other = await listener.accept()
+            assert (await back.receive(), await other.receive()) == (b"where I am", b"hello")
+            for packet in (b"one", b"", b"two"):
+                other.send(packet)
+                assert await back.receive() == packet
+            client.abort()
+            assert await pumping == (3, "")
+            with pytest.raises(LinkReset):
+                service.send(b"late")
+            await listener.stop()
+
+        run(script())

@@ -1,4 +1,4 @@
-"""`edgecase forward`: publish a local TCP service through any engine that speaks the agent protocol."""
+"""`edgecase forward`: publish a local TCP service or QUIC server through any engine that speaks the agent protocol."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from harness.engine.agent_driver import TROUBLE, is_literal, split_address
 from harness.engine.driver import Incoming, UpstreamQueue
-from harness.errors import UsageError
+from harness.errors import PeerMismatch, UsageError
 from harness.link.agent import EngineAccess
+from harness.link.datagram import DatagramLink
 from harness.link.stream import Link, LinkReset
 from harness.link.tcp import TcpLink, connect_tcp
+from harness.link.udp import UdpLink, connect_udp
 from harness.model.spec import TunnelSpec
 from harness.peer.agent import Agent, EngineRefused
 from harness.wire import agent as wire
@@ -37,9 +39,9 @@ def add(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "forward", help="publish a local service through an engine", description=__doc__
     )
-    parser.add_argument("service", metavar="[HOST:]PORT", help="the local TCP service; the host is 127.0.0.1")
+    parser.add_argument("service", metavar="[HOST:]PORT", help="the local service; the host is 127.0.0.1")
     parser.add_argument("--engine", required=True, metavar="HOST[:PORT]", help="the engine; the port is 443")
-    parser.add_argument("--protocol", choices=("http", "tls", "tcp"), default="http", help="default: http")
+    parser.add_argument("--protocol", choices=("http", "tls", "tcp", "quic"), default="http", help="default: http")
     parser.add_argument("--hostname", metavar="NAME", help="ask for this public host name")
     parser.add_argument("--name", metavar="N", help="the tunnel's name, by which it can be dialled")
     parser.add_argument("--no-publish", action="store_true", help="a private tunnel: no public endpoint")
@@ -106,7 +108,7 @@ def _check_readable(flag: str, file: str) -> None:
 def _spec(args: argparse.Namespace) -> TunnelSpec:
     for flag, given, protocols in (
         ("--tls-mode", args.tls_mode, ("tls",)),
-        ("--tls-alpn", args.tls_alpn, ("tls",)),
+        ("--tls-alpn", args.tls_alpn, ("tls", "quic")),
         ("--http-version", args.http_version, ("http",)),
         ("--upstream-tls", args.upstream_tls, ("http", "tls")),
     ):
@@ -119,7 +121,7 @@ def _spec(args: argparse.Namespace) -> TunnelSpec:
         # Asked for by name only: a private tunnel without a protocol carries any bytes.
         protocol=None if private and args.protocol == "tcp" else args.protocol,
         publish=not private,
-        type="bytestream",
+        type="datagram" if args.protocol == "quic" else "bytestream",
         name=args.name,
         hostname=args.hostname,
         tls_mode=args.tls_mode,
@@ -141,14 +143,14 @@ def public_address(properties: pb.TunnelProperties) -> str:
 
 
 class Forwarder:
-    """One tunnel, and a TCP connection to the service for each of its streams."""
+    """One tunnel, and a TCP connection or a UDP flow to the service for each of its streams or datagram channels."""
 
     def __init__(self, access: EngineAccess, spec: TunnelSpec, service: tuple[str, int]) -> None:
         self._spec = spec
         self._service = service
         self._access = access
         self._agent = Agent(access, name="forward", admit=self._admit, abandoned=self._abandoned)
-        self._ready: dict[str, TcpLink] = {}
+        self._ready: dict[str, TcpLink | UdpLink] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> int:
@@ -208,7 +210,8 @@ class Forwarder:
             return CAPACITY_EXHAUSTED, f"no more than {MAX_STREAMS} streams at one time"
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                self._ready[request.stream_id] = await connect_tcp(*self._service)
+                connect = connect_udp if self._spec.datagrams else connect_tcp
+                self._ready[request.stream_id] = await connect(*self._service)
         except (OSError, TimeoutError) as error:
             why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "no answer"
             source = wire.address_text(request.source_ip) or "unknown"
@@ -231,15 +234,21 @@ class Forwarder:
         service = self._ready.pop(incoming.stream_id)
         start = time.monotonic()
         try:
-            (came, how), (went, other) = await asyncio.gather(
-                pump(incoming.link, service), pump(service, incoming.link)
-            )
+            if isinstance(service, UdpLink):
+                both = pump_packets(incoming.packets, service), pump_packets(service, incoming.packets)
+            else:
+                both = pump(incoming.link, service), pump(service, incoming.link)
+            (came, how), (went, other) = await asyncio.gather(*both)
+        except PeerMismatch as wrong:
+            came = went = 0
+            how, other = f", {wrong}", ""
         finally:
             await service.close()
-            await incoming.link.close()
+            await incoming.flow.close()
         seconds = time.monotonic() - start
+        unit = "packets" if self._spec.datagrams else "octets"
         _say(
-            f"stream {incoming.stream_id} from {incoming.source or 'unknown'}: {came} octets in, {went} out, "
+            f"stream {incoming.stream_id} from {incoming.source or 'unknown'}: {came} {unit} in, {went} out, "
             f"{seconds:.2f} s{how or other}"
         )
 
@@ -268,6 +277,20 @@ async def pump(source: Link, target: Link) -> tuple[int, str]:
         source.abort()
         return octets, ", " + re.sub(r"^\[Errno \d+\] ", "", end.reason)
     return octets, ""
+
+
+async def pump_packets(source: DatagramLink, target: DatagramLink) -> tuple[int, str]:
+    """Carry packets until one of both is over, which ends the other one. Gives how many, and `""`: an end is nothing
+    unusual for packets."""
+    packets = 0
+    try:
+        while True:
+            target.send(await source.receive())
+            packets += 1
+    except LinkReset:
+        source.abort()
+        target.abort()
+    return packets, ""
 
 
 def _say(line: str) -> None:
