@@ -18,6 +18,8 @@ SHIPPED = (
     "fixtures/requirements/rfc9112.toml",
     "fixtures/profiles/reference.toml",
     "fixtures/foreign.toml",
+    "fixtures/foreign/matrixai-quic/package-lock.json",
+    "harness/foreign/peers/quic_quiche.mjs",
     "fixtures/agent/edgecase_agent.proto",
     "harness/engine/adapter.schema.json",
     "reports/schema/run.schema.json",
