@@ -120,6 +120,48 @@ class TestForward:
 
         run(script())
 
+    def test_over_quic(self) -> None:
+        async def script() -> None:
+            service = TcpListener()
+            await service.start()
+            words = ("--protocol", "tls", "--transport", "quic")
+            async with (
+                engine("--udp-listen", "127.0.0.1:0") as (ready, _),
+                forwarding({**ready, "agent": ready["udp"]}, str(service.port), *words) as (process, line),
+            ):
+                host = line.partition(" (tls) -> ")[0].partition(":")[0]
+                address, _, port = ready["https"].partition(":")
+                client = await connect_agent(address, int(port), server_name=host, ca_file=ready["ca_file"], alpn=())
+                await client.send(b"question")
+                await client.send_end()
+                link = await service.accept()
+                assert await link.receive() == b"question"
+                assert await link.receive() == b""
+                await link.send(b"the answer")
+                await link.send_end()
+                assert await client.receive() == b"the answer"
+                assert await client.receive() == b""
+                told = (await process.read_line("the stream's line", 10)).decode()
+                assert " from 127.0.0.1: 8 octets in, 10 out, " in told
+                await client.close()
+                await client.wait_closed()
+                await link.close()
+                await self._interrupt(process)
+            await service.stop()
+
+        run(script())
+
+    def test_a_file_that_is_no_pem_over_quic(self, tmp_path: Path) -> None:
+        (tmp_path / "ca.pem").write_text("no PEM", encoding="utf-8")
+
+        async def script() -> None:
+            async with engine("--udp-listen", "127.0.0.1:0") as (ready, _):
+                wrong = {**ready, "agent": ready["udp"], "ca_file": str(tmp_path / "ca.pem")}
+                async with forwarding(wrong, "1", "--transport", "quic") as (_, line):
+                    assert line.startswith("edgecase: --ca-file, --certificate, --key: a file is no PEM of its kind")
+
+        run(script())
+
     async def _interrupt(self, process: EngineProcess) -> None:
         assert process._popen is not None
         process._popen.send_signal(signal.SIGINT)

@@ -131,7 +131,9 @@ async def test_both_versions_are_served(scene: Scene) -> None:
     await works(scene, "TLS-019", versions=VERSIONS[scene.variant["version"]])
 
 
-@case("tls-leg-01", checks=["TLS-005"], publish=by_mode, over={"mode": MODES}, needs=["dynamic"], family="tls")
+@case(
+    "tls-leg-01", checks=["TLS-005"], publish=by_mode, over={"mode": MODES}, needs=["dynamic", "tls-link"], family="tls"
+)
 async def test_the_agent_leg_is_encrypted(scene: Scene) -> None:
     """Between agent and engine everything is inside TLS, whatever the tunnel's mode.
 

@@ -49,6 +49,9 @@ def add(subparsers: Any) -> None:
     parser.add_argument("--tls-alpn", action="append", default=[], metavar="PROTOCOL", help="may be repeated")
     parser.add_argument("--http-version", choices=("http/1.1", "h2c"), help="what the service speaks")
     parser.add_argument("--upstream-tls", action="store_true", help="the service speaks TLS")
+    parser.add_argument(
+        "--transport", choices=("tls", "quic"), default="tls", help="how the engine is reached (default: tls)"
+    )
     parser.add_argument("--token", help=f"the agent's token; default: the variable {TOKEN_VARIABLE}")
     parser.add_argument("--certificate", metavar="FILE", help="PEM chain of the agent, instead of a token")
     parser.add_argument("--key", metavar="FILE", help="PEM private key of --certificate")
@@ -94,6 +97,7 @@ def _access(args: argparse.Namespace) -> EngineAccess:
         insecure=args.insecure,
         token=args.token or (None if args.certificate else os.environ.get(TOKEN_VARIABLE) or None),
         certificate=(args.certificate, args.key) if args.certificate else None,
+        transport=args.transport,
     )
 
 

@@ -9,6 +9,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
@@ -512,7 +513,8 @@ async def connect_agent_quic(
 ) -> QuicAgentConnection:
     """Connect an agent to an engine over QUIC. `address` is another engine's.
 
-    Raises `OSError` when a file cannot be read, `HandshakeFailed` when there is no connection.
+    Raises `OSError` when a file cannot be read (`ssl.SSLError` where it is no PEM), `HandshakeFailed` when there is no
+    connection.
     """
     host, port = address or access.udp or (access.address, access.port)
     server_name = host if address else access.server_name
@@ -536,8 +538,8 @@ async def connect_agent_quic(
 def _options(access: EngineAccess, alpn: Sequence[str], server_name: str | None) -> ClientOptions:
     identity = None
     if access.certificate:
-        chain, key = (Path(file).read_bytes() for file in access.certificate)
-        identity = Identity(tuple(x509.load_pem_x509_certificates(chain)), load_pem_private_key(key, None))  # type: ignore[arg-type]
+        key = _pem(access.certificate[1], lambda octets: load_pem_private_key(octets, None))
+        identity = Identity(tuple(_pem(access.certificate[0], x509.load_pem_x509_certificates)), key)
     return ClientOptions.of(
         server_name=server_name,
         alpn=tuple(alpn),
@@ -553,11 +555,16 @@ def _distrust(access: EngineAccess, chain: Sequence[x509.Certificate], server_na
     """Why the engine's chain is not trusted, or `None`. Without a server name any name will do."""
     if access.insecure:
         return None
-    if access.ca_file:
-        trust = tuple(x509.load_pem_x509_certificates(Path(access.ca_file).read_bytes()))
-    else:
-        trust = _system_trust()
+    trust = tuple(_pem(access.ca_file, x509.load_pem_x509_certificates)) if access.ca_file else _system_trust()
     return verify_chain(chain, trust, server_name or _name_of(chain))
+
+
+def _pem(file: str, load: Callable[[bytes], Any]) -> Any:
+    """What `load` makes of a file. Raises `OSError`, `ssl.SSLError`."""
+    try:
+        return load(Path(file).read_bytes())
+    except (ValueError, TypeError) as error:
+        raise ssl.SSLError(f"{file}: {error}") from error
 
 
 @functools.cache
