@@ -57,7 +57,7 @@ def one_line(told: subprocess.CompletedProcess[str]) -> str:
         (("run", "--only", "tls-sanit"), "did you mean tls-sanity"),
         (("run", "--area", "tsl"), "--area: found 'tsl'"),
         (("run", "--requirement", "TLS-999"), "--requirement: found 'TLS-999'"),
-        (("run", "--requirement", "QUIC-001"), "no case checks it"),
+        (("run", "--requirement", "DTLS-001"), "no case checks it"),
         (("run", "--only", ONE, "--area", "http"), "no case in common"),
         (("run", "--output", "README.md/report"), "--output: cannot write into README.md/report"),
         (("list", "--area", "tsl"), "--area: found 'tsl'"),
