@@ -81,7 +81,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
             ("{}-upload", "MB/s", "octets to the upstream on one QUIC stream", "quic-up", False),
             ("{}-datagrams", "1/s", "datagrams of 1,000 octets there and back, 32 under way", "quic-datagrams", False),
             ("{}-connections", "1/s", "QUIC connections with twelve octets each way", "quic-connections", False),
-            ("{}-handshake", "ms", "from nothing to twelve octets back, the median", "quic-handshake", True),
+            ("{}-handshake", "ms", "the handshake of a QUIC client, the median", "quic-handshake", True),
         )
     ),
     Benchmark(IDLE, "MB", "the engine's resident memory with idle agents, each with a tunnel", bare="hold", less=True),

@@ -77,8 +77,8 @@ def _run_agent(publisher: Agent | QuicAgent) -> None:
 
 
 def _access(values: Mapping[str, Any]) -> EngineAccess:
-    certificate = values.get("certificate")
-    return EngineAccess(**{**values, "certificate": tuple(certificate) if certificate else None})
+    pairs = {name: tuple(values[name]) if values.get(name) else None for name in ("certificate", "udp")}
+    return EngineAccess(**{**values, **pairs})
 
 
 def _spec(values: Mapping[str, Any]) -> TunnelSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import select
 from collections import deque
 from collections.abc import Mapping
@@ -36,7 +37,11 @@ class QuicAgent:
 
     def open(self) -> dict[str, pb.TunnelProperties]:
         """Publish; gives the properties by mode. Raises `AgentFailed`, `OSError`."""
-        self._link = QuicClient(target_of(self.access), wire.ALPN, packet=PACKET)
+        target = target_of(self.access)
+        if self.access.udp is not None:
+            address, port = self.access.udp
+            target = dataclasses.replace(target, address=address, port=port)
+        self._link = QuicClient(target, wire.ALPN, packet=PACKET)
         self._reader = wire.FrameReader()
         self._stream = self._link.stream()
         self._say(wire.open_control_channel(token=self.access.token))
