@@ -17,7 +17,7 @@ import pytest
 
 from harness.cli import forward
 from harness.engine.process import EngineProcess
-from harness.errors import UsageError
+from harness.errors import SetupFailed, UsageError
 from harness.link.agent import EngineAccess, connect_agent
 from harness.link.stream import LinkReset
 from harness.link.tcp import TcpListener
@@ -157,8 +157,9 @@ class TestForward:
         async def script() -> None:
             async with engine("--udp-listen", "127.0.0.1:0") as (ready, _):
                 wrong = {**ready, "agent": ready["udp"], "ca_file": str(tmp_path / "ca.pem")}
-                async with forwarding(wrong, "1", "--transport", "quic") as (_, line):
-                    assert line.startswith("edgecase: --ca-file, --certificate, --key: a file is no PEM of its kind")
+                with pytest.raises(SetupFailed, match="edgecase: --ca-file, --certificate, --key: a file is no PEM"):
+                    async with forwarding(wrong, "1", "--transport", "quic"):
+                        raise AssertionError("it went on")
 
         run(script())
 

@@ -167,9 +167,8 @@ class Forwarder:
             return await self._forward(stopped)
         except ssl.SSLError as error:
             # Only a file gives this: what TLS itself says comes as a HandshakeFailed.
-            raise UsageError(
-                f"--ca-file, --certificate, --key: a file is no PEM of its kind ({error.reason or error})"
-            ) from None
+            why = getattr(error, "reason", None) or error
+            raise UsageError(f"--ca-file, --certificate, --key: a file is no PEM of its kind ({why})") from None
         except EngineRefused as error:
             _say(f"the engine refused: {error}")
         except TROUBLE as error:
