@@ -23,6 +23,7 @@ from tests.engine_tls_support import client_hello
 
 pytestmark = pytest.mark.soak
 RUNS = int(os.environ.get("EDGECASE_SOAK_RUNS", "10"))
+FAULTY_RUNS = int(os.environ.get("EDGECASE_SOAK_FAULTY_RUNS", "20"))
 CONNECTIONS = int(os.environ.get("EDGECASE_SOAK_CONNECTIONS", "20000"))
 AT_ONCE = 64
 
@@ -57,21 +58,21 @@ def oversubscribed() -> Iterator[None]:
         process.join()
 
 
+def run_suite(output: Path, *arguments: str) -> dict[str, tuple[str, tuple[tuple[str, str], ...]]]:
+    """The verdicts of one run of the suite, in which nothing fails."""
+    command = [sys.executable, "-m", "harness.cli", "run", *arguments, "--output", str(output)]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    print(f"{' '.join(arguments)}: exit code {told.returncode}", flush=True)
+    assert told.returncode == 0, told.stdout[-4000:] + told.stderr[-2000:]
+    return verdicts(output)
+
+
 def same_verdicts(folder: Path, runs: int) -> None:
     """Run the suite `runs` times in different orders, with and without workers; every run must say the same."""
     first: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {}
     for number in range(runs):
         seed, workers = random.randrange(1_000_000), ("2", "0")[number % 2]
-        output = folder / str(number)
-        told = subprocess.run(
-            [sys.executable, "-m", "harness.cli", "run", "-n", workers, "--seed", str(seed), "--output", str(output)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        print(f"run {number + 1} of {runs}: seed {seed}, -n {workers}, exit code {told.returncode}", flush=True)
-        assert told.returncode == 0, told.stdout[-4000:] + told.stderr[-2000:]
-        found = verdicts(output)
+        found = run_suite(folder / str(number), "-n", workers, "--seed", str(seed))
         first = first or found
         assert {key: (first.get(key), got) for key, got in found.items() if first.get(key) != got} == {}
         assert set(found) == set(first)
@@ -83,6 +84,16 @@ def test_no_verdict_changes_between_runs(tmp_path: Path) -> None:
 
 def test_no_verdict_changes_on_a_busy_machine(tmp_path: Path, oversubscribed: None) -> None:
     same_verdicts(tmp_path, max(RUNS // 3, 2))
+
+
+def test_lost_and_reordered_packets_change_no_verdict(tmp_path: Path) -> None:
+    """One packet in a hundred is lost and one reordered, by another seed in each run."""
+    whole = run_suite(tmp_path / "whole", "-n", "2", "--area", "quic")
+    for number in range(FAULTY_RUNS):
+        faults = f"loss=0.01,reorder=0.01,seed={random.randrange(1_000_000)}"
+        found = run_suite(tmp_path / str(number), "-n", "2", "--area", "quic", "--faults", faults)
+        assert {key: (whole.get(key), got) for key, got in found.items() if whole.get(key) != got} == {}
+        assert set(found) == set(whole)
 
 
 @dataclass
