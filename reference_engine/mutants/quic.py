@@ -6,11 +6,14 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cryptography import x509
+
 from reference_engine.edge.client_hello import ClientHello
 from reference_engine.mutants.registry import Reached, mutant, swap
 from reference_engine.parts import Parts
-from reference_engine.quic.rules import Offer
+from reference_engine.quic.rules import Close, Offer
 from reference_engine.quic.stream import QuicStream
+from reference_engine.quic.transport import QuicTransport
 
 Decide = Callable[[ClientHello, Sequence[str]], Offer]
 REQUEST_END = b" HTTP/1.1\r\n"
@@ -152,3 +155,42 @@ def _(parts: Parts, reached: Reached) -> None:
         return Offer(configured[0], tuple(configured[:1]))
 
     swap(parts.quic, "offer", broken)
+
+
+# -- upstreams that do not fit -------------------------------------------------------------------------------------
+
+
+@mutant(
+    "quic-upstream-failure-hidden",
+    ("QUIC-008", "RFC7301-3.2-5", "RFC9001-4.4-1"),
+    "refuses a self-signed upstream, and leaves the client's connection open where there is no upstream",
+)
+def _(parts: Parts, reached: Reached) -> None:
+    client = parts.quic_endpoints.client
+
+    def judge(chain: Sequence[bytes]) -> str | None:
+        leaf = x509.load_der_x509_certificate(chain[0])
+        return "self-signed" if leaf.issuer == leaf.subject else None
+
+    def refusing(configuration: Any, **options: Any) -> Any:
+        return client(configuration, **{**options, "judge": judge})
+
+    async def broken(original: Any, leg: QuicTransport, close: Close) -> None:
+        reached()
+        await leg.closed()
+
+    parts.quic_endpoints.client = refusing  # type: ignore[method-assign]
+    swap(parts.quic, "pass_absence", broken)
+
+
+@mutant(
+    "quic-offers-more",
+    ("QUIC-008", "RFC7301-3.2-5"),
+    "offers the upstream names that the client did not ask for, and relays under whatever it selects",
+)
+def _(parts: Parts, reached: Reached) -> None:
+    def broken(original: Any, chosen: str | None, offered: Sequence[str]) -> tuple[str, ...]:
+        reached()
+        return (*original(chosen, offered), "other")
+
+    swap(parts.quic, "upstream_alpns", broken)

@@ -95,27 +95,24 @@ class _SmallInitials(FlawedServer):
         super().answer(dataclasses.replace(choice, packet=1100))
 
 
-class _Copied(Flawed):
-    random: bytes
-
-    def _initialize(self, peer_cid: bytes) -> None:
-        super()._initialize(peer_cid)
-        if self.random:
-            self.reached()
-            self.tls.client_random = self.random
-
-
 @mutant("quic-hello-copied", ("QUIC-003",), "repeats the random of the client's hello to the upstream")
 def _(parts: Parts, reached: Reached) -> None:
-    class Copied(_Copied):
-        random = b""
+    randoms: list[bytes] = []
 
-    def broken(original: Any, body: bytes) -> ClientHello:
-        Copied.random = bytes(body[2:34])
-        return cast("ClientHello", original(body))
+    class Reading(Flawed):
+        def _hello_whole(self, body: bytes) -> None:
+            randoms.append(body[2:34])
+            super()._hello_whole(body)
 
-    swap(parts.edge, "read_hello", broken)
-    parts.quic_endpoints = FlawedEndpoints(reached, client=Copied)
+    class Copying(Flawed):
+        tls: Any
+
+        def _initialize(self, peer_cid: bytes) -> None:
+            super()._initialize(peer_cid)
+            self.reached()
+            self.tls.client_random = randoms[-1]
+
+    parts.quic_endpoints = FlawedEndpoints(reached, server=Reading, client=Copying)
 
 
 @quic_double(

@@ -231,6 +231,12 @@ class QuicRules:
             return Close(end.code, "the upstream speaks none of the protocols")
         return Close(CONNECTION_REFUSED, "no connection to the upstream")
 
+    async def pass_absence(self, client: QuicTransport, close: Close) -> None:
+        """There is no upstream that could answer: the client's connection ends (QUIC-008, RFC 7301 section 3.2)."""
+        if client.end is None:
+            client.close(close.code, close.reason, application=close.application)
+            client.flush()
+
     def lets_finish(self, end: QuicEnd) -> bool:
         """Whether what has come before a close is still handed on, for a moment, before the close is: a peer may close
         right behind its last octets, and directly they would have arrived."""

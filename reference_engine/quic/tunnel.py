@@ -94,10 +94,10 @@ class QuicSession:
             await self._while_both(self._client.completed())
         except UpstreamUnavailable as problem:
             log.info("no upstream tunnel=%s kind=%s", name, problem.kind)
-            self._close(self._client, Close(CONNECTION_REFUSED, "no connection to the upstream"))
+            await rules.pass_absence(self._client, Close(CONNECTION_REFUSED, "no connection to the upstream"))
             return
         except QuicClosed as problem:
-            self._failed(problem)
+            await self._failed(problem)
             return
         await Legs(self._engine, self._client, upstream).run()
         log.debug("session over tunnel=%s client=%s upstream=%s", name, self._client.end, upstream.end)
@@ -127,12 +127,12 @@ class QuicSession:
         """The result of `work`, unless one of the legs is gone. Raises QuicClosed then."""
         return await _unless(work, self._client, *([self._upstream.transport] if self._upstream else []))
 
-    def _failed(self, problem: QuicClosed) -> None:
+    async def _failed(self, problem: QuicClosed) -> None:
         """A leg was over before both handshakes were complete: the other one ends too (QUIC-008)."""
         upstream = self._upstream.transport if self._upstream is not None else None
         self._engine.log.info("no quic session tunnel=%s reason=%r", self._tunnel.id, problem.reason)
         if upstream is not None and upstream.end is not None:
-            self._close(self._client, self._rules.refusal_for(upstream.end))
+            await self._rules.pass_absence(self._client, self._rules.refusal_for(upstream.end))
         elif upstream is not None and self._client.end is not None:
             self._close(upstream, self._rules.close_for(self._client.end))
 
