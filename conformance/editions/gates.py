@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from conformance.edge._helpers import knock, serves
+from conformance.quic._steps import joined
 from conformance.validation._judging import (
     INVALID,
     UNAVAILABLE,
@@ -328,6 +329,38 @@ async def test_a_contradiction_and_a_missing_feature_are_told_apart(scene: Scene
         scene.allow("VAL-027", "one code for both")
 
 
+@case(
+    "ed-community-08",
+    checks=["QUIC-021", "EDGE-007"],
+    settings=COMMUNITY,
+    needs=["dynamic"],
+    features=["edition.community"],
+    family="tls",
+)
+async def test_the_community_edition_never_publishes_quic(scene: Scene) -> None:
+    """The community edition refuses a QUIC tunnel that asks for a list of protocols, too; nothing is left behind."""
+    await _refuses(scene, quic(tls_alpns=("a",)), "QUIC-021", "EDGE-007")
+
+
+# -- the pro edition
+
+
+@case(
+    "ed-pro-02",
+    checks=["QUIC-021", "ED-005"],
+    settings={"edition": "pro"},
+    needs=["dynamic"],
+    features=["edition.pro", "quic"],
+    family="tls",
+)
+async def test_the_pro_edition_has_quic(scene: Scene) -> None:
+    """The pro edition publishes QUIC tunnels, and they serve: a round trip on a stream comes through."""
+    await gives(scene, "QUIC-021", quic(tls_alpns=("a",)), protocol="quic")
+    with scene.judging("ED-005", "QUIC-021"):
+        await joined(scene)
+        scene.expect("ED-005", True, expected="a QUIC tunnel that serves", actual="it does")
+
+
 # -- the basic edition
 
 
@@ -346,7 +379,7 @@ async def test_the_basic_edition_refuses_dtls(scene: Scene) -> None:
 
 @case(
     "ed-basic-02",
-    checks=["ED-005", "ED-011"],
+    checks=["ED-005", "QUIC-021", "ED-011"],
     settings=BASIC,
     needs=["dynamic"],
     features=["edition.basic"],
@@ -354,7 +387,7 @@ async def test_the_basic_edition_refuses_dtls(scene: Scene) -> None:
 )
 async def test_the_basic_edition_refuses_quic(scene: Scene) -> None:
     """The basic edition refuses QUIC tunnels."""
-    await _refuses(scene, quic(), "ED-005", "ED-011")
+    await _refuses(scene, quic(), "ED-005", "QUIC-021", "ED-011")
 
 
 @case(

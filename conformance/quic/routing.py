@@ -47,7 +47,7 @@ async def test_the_server_name_chooses_the_tunnel(scene: Scene) -> None:
     """
     with scene.judging("EDGE-008", ends=True):
         for name in ("main", "other", "main"):
-            client, server = await joined(scene, name)
+            client, _ = await joined(scene, name)
             await client.shut()
     with scene.judging("EDGE-018", ends=True):
         client, _ = await joined(scene, "other", server_name=scene.endpoint("other").host.upper())

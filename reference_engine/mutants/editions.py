@@ -14,7 +14,7 @@ from reference_engine.tunnel.refusal import FEATURE_NOT_AVAILABLE, Refusal
 
 GIVEN: dict[str, tuple[str, ...]] = {
     "dtls": ("ED-002", "ED-004", "ED-014", "EDGE-007"),
-    "quic": ("ED-002", "ED-005", "ED-014", "VAL-027", "EDGE-007"),
+    "quic": ("ED-002", "ED-005", "QUIC-021", "ED-014", "VAL-027", "EDGE-007"),
     "h3": ("ED-006", "ED-010", "ED-014", "EDGE-007"),
     "h2c": ("EDGE-007",),
     "token_auth": ("EDGE-007",),
@@ -86,6 +86,12 @@ _gate("alpn", ("ED-001",), "has no lists of protocols on the community edition",
 _gate("ciphers", ("ED-001",), "has no lists of ciphers on the community edition", _on_community("tls", "tls_ciphers"))
 _gate("lowest-version", ("ED-001",), "has no lowest version on community", _on_community("tls", "tls_min_version"))
 _gate("tls-upstream", ("TLS-028",), "has no upstream TLS on community", _on_community("tls", "upstream_tls"))
+_gate(
+    "quic-on-pro",
+    ("QUIC-021", "ED-005"),
+    "has no QUIC tunnels on the pro edition",
+    lambda own, edition: "protocol" if own.protocol == "quic" and edition == "pro" else None,
+)
 _gate("passthrough-below-pro", ("TLS-028",), "passes TLS through on pro and above", _passthrough("community", "basic"))
 _gate("passthrough-on-pro", ("TLS-028",), "does not pass TLS through on pro", _passthrough("pro"))
 
