@@ -17,6 +17,7 @@ from typing import Any
 
 from harness.errors import DeadlineExpired, PeerMismatch
 from harness.judge import Departed
+from harness.link.deadline import deadline
 from harness.link.faults import FaultPlan
 from harness.link.stream import LinkReset
 from harness.model.spec import QUIC_ALPN, TunnelSpec, quic
@@ -34,6 +35,8 @@ TRIES = 3
 """How often what may be lost is tried."""
 MARKERS = 20
 SERIAL_SIZE = 4
+ASK_SECONDS = 0.5
+"""How long a close is waited for before it is asked for again; see `over`."""
 CLOCK_SECONDS = 1.0
 """Idle timeout of a clock connection; see `passes`."""
 
@@ -85,6 +88,23 @@ async def drained(stream: QuicPeerStream) -> tuple[bytes, StreamEnd]:
     return await stream.receive_until_end()
 
 
+async def over(peer: QuicPeer) -> QuicEnd:
+    """How the connection of `peer` ends, whoever ends it. Raises `DeadlineExpired`, `PeerMismatch`.
+
+    A close may be lost, and is said again only to whoever asks (RFC 9000 section 10.2.1): a PING does, now and then.
+    """
+    async with deadline(f"the end of the connection at the {peer.channel.us}"):
+        while True:
+            if peer.done is not None and peer.ended is None:
+                peer.wire.ping()
+                peer.flush()
+            try:
+                async with deadline("the end, before it is asked for again", ASK_SECONDS):
+                    return await peer.closed()
+            except DeadlineExpired:
+                continue
+
+
 # Refused
 
 
@@ -127,7 +147,7 @@ async def _refusal(scene: Scene, client: QuicPeer) -> Refusal:
         completed = not isinstance(await client.try_handshake(), QuicEnd)
         if completed:
             await _offer(client, scene.nonce())
-        end = await client.closed()
+        end = await over(client)
     except LinkReset as gone:
         return Refusal(QuicEnd("none", reason=str(gone)), completed, str(gone))
     except DeadlineExpired:
@@ -199,7 +219,7 @@ async def ends(
 async def ended(scene: Scene, row: str, peer: QuicPeer, *, named: int, first: str, other: str = "any other") -> None:
     """The engine has ended the connection of `peer`, or does so now: judged as by `ends`."""
     try:
-        end = await peer.closed()
+        end = await over(peer)
     except DeadlineExpired:
         _no_end(scene, row, named, "a connection that goes on")
         return

@@ -13,6 +13,7 @@ from conformance.quic._steps import (
     judge_refused,
     listed,
     nothing_reached,
+    over,
     refused,
 )
 from harness.judge import Departed
@@ -239,7 +240,7 @@ async def _several(scene: Scene) -> None:
             ended = result if isinstance(result, QuicEnd) else None
             if ended is None and client.alpn == "foo":
                 # The upstream speaks bar alone: what the client was told in advance cannot hold (QUIC-008).
-                ended = await client.closed()
+                ended = await over(client)
             if ended is not None:
                 scene.expect("QUIC-008", True, expected="an end", actual=str(ended))
                 scene.allow("QUIC-005", "C [foo,bar]: refused")

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 
 from conformance.edge._helpers import zone_of
-from conformance.quic._steps import Refusal, drained, echo, joined, judge_refused, listed, refused
+from conformance.quic._steps import Refusal, drained, echo, joined, judge_refused, listed, over, refused
 from harness.engine.agent_driver import AgentSession
 from harness.errors import DeadlineExpired, PeerMismatch
 from harness.link.stream import End, LinkReset
@@ -235,7 +235,7 @@ async def test_closing_a_tunnel_ends_its_connections(scene: Scene) -> None:
         await scene.session.withdraw("main")
         for peer in (client, server):
             peer.strict = False
-            end = await peer.closed()
+            end = await over(peer)
             scene.expect("EDGE-027", end.kind != "idle", expected="the end of the connection", actual=str(end))
         got = await refused(scene)
         scene.expect("EDGE-027", not got.accepted, expected="nobody to serve the closed tunnel", actual=got.said)

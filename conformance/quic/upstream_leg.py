@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
-from conformance.quic._steps import echo, joined
+from conformance.agent._steps import agent_case, channel, next_request, tunnel_of
+from conformance.quic._steps import echo, joined, over
 from harness.link.stream import LinkReset
 from harness.model.case import Variant, case
 from harness.model.spec import TunnelSpec, quic
@@ -90,15 +91,15 @@ async def _serve(side: QuicUpstream, servers: list[QuicPeer], options: dict[str,
         servers.append(server)
 
 
-async def _end_of_client(scene: Scene, client: QuicPeer, servers: list[QuicPeer], options: dict[str, Any]) -> QuicEnd:
-    """How the client's connection ends while the upstream serves with `options`; the client says a nonce on a stream as
+async def _end_of_client(scene: Scene, client: QuicPeer, behind: Coroutine[Any, Any, None]) -> QuicEnd:
+    """How the client's connection ends while `behind` is what the upstream does; the client says a nonce on a stream as
     soon as it may. Raises `DeadlineExpired`."""
-    serving = asyncio.ensure_future(_serve(scene.quic_upstream(), servers, options))
+    serving = asyncio.ensure_future(behind)
     try:
         if not isinstance(result := await client.try_handshake(), QuicEnd):
             with contextlib.suppress(LinkReset):
                 await (await client.open_stream()).send(scene.nonce(), fin=True)
-            result = await client.closed()
+            result = await over(client)
         return result
     finally:
         serving.cancel()
@@ -119,7 +120,7 @@ async def _unfit(scene: Scene, *rows: str, **options: Any) -> tuple[QuicEnd, lis
     client.strict = False
     end = QuicEnd("none")
     with scene.judging(*rows, ends=True):
-        end = await _end_of_client(scene, client, servers, options)
+        end = await _end_of_client(scene, client, _serve(scene.quic_upstream(), servers, options))
     for row in rows:
         carried = _octets(servers)
         scene.expect(row, not carried, expected="no octet of a stream at the upstream", actual=carried or "none")
@@ -152,6 +153,31 @@ async def test_an_upstream_that_refuses_the_protocol(scene: Scene) -> None:
     await _fits(scene, *rows)
 
 
+@agent_case("quic-upstream-10", checks=["QUIC-008", "RFC7301-3.2-5"], features=["quic"])
+async def test_an_agent_that_has_no_upstream(scene: Scene) -> None:
+    """If there is no upstream at all the client's connection ends, also when its handshake was complete.
+
+    The agent refuses every flow that the engine asks for. The client offers foo and says octets as soon as it may; its
+    connection ends with any code. A round trip on the control channel shows that the agent is still there.
+    """
+    agent = await channel(scene)
+    tunnel = await tunnel_of(scene, agent, quic())
+
+    async def refuse() -> None:
+        while True:
+            request = await next_request(tunnel)
+            await agent.proxy_conn_rsp(request.stream_id, code=6000, text="no upstream")
+
+    client = await scene.quic_client(handshake=False, endpoint=tunnel.endpoint, alpn=OFFER)
+    client.strict = False
+    rows = ("QUIC-008", "RFC7301-3.2-5")
+    with scene.judging(*rows, ends=True):
+        end = await _end_of_client(scene, client, refuse())
+        scene.expect("QUIC-008", end.kind != "idle", expected="the end of the connection", actual=str(end))
+        scene.allow("RFC7301-3.2-5", "QUIC: CONNECTION_CLOSE with any code")
+        await agent.heartbeat()
+
+
 ANSWERS: dict[str, dict[str, Any]] = {
     "none": {"alpn": (), "alpn_required": False, "alpn_may_miss": True},
     "other": {"select_alpn": "other"},
@@ -177,7 +203,7 @@ async def test_an_upstream_that_selects_nothing_or_something_else(scene: Scene) 
     _, servers = await _unfit(scene, *rows, **ANSWERS[scene.variant["answer"]])
     scene.allow("ALPN-013", "C's connection ended")
     with scene.judging(*rows, ends=True):
-        end = await servers[0].closed()
+        end = await over(servers[0])
         closed = end.by_peer and end.kind == "transport"
         for row in ("RFC9001-8.1-3", "RFC7301-3.2-4"):
             scene.expect(row, closed, expected="CONNECTION_CLOSE of the edge at the upstream", actual=str(end))
@@ -212,9 +238,9 @@ async def test_the_upstreams_certificate(scene: Scene) -> None:
             try:
                 await echo(scene, client, server)
             except LinkReset:
-                offered = await server.closed()
+                offered = await over(server)
         if isinstance(offered, QuicEnd):
-            end = await client.closed()
+            end = await over(client)
             carried = _octets([server])
             scene.expect(row, not carried, expected="no octet of a stream at the upstream", actual=carried or "none")
             scene.allow(row, item)
