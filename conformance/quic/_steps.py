@@ -35,7 +35,7 @@ TRIES = 3
 """How often what may be lost is tried."""
 MARKERS = 20
 SERIAL_SIZE = 4
-ASK_SECONDS = 0.5
+ASK_SECONDS = 0.05
 """How long a close is waited for before it is asked for again; see `over`."""
 CLOCK_SECONDS = 1.0
 """Idle timeout of a clock connection; see `passes`."""
@@ -91,7 +91,8 @@ async def drained(stream: QuicPeerStream) -> tuple[bytes, StreamEnd]:
 async def over(peer: QuicPeer) -> QuicEnd:
     """How the connection of `peer` ends, whoever ends it. Raises `DeadlineExpired`, `PeerMismatch`.
 
-    A close may be lost, and is said again only to whoever asks (RFC 9000 section 10.2.1): a PING does, now and then.
+    A close may be lost, and is said again only to whoever asks while the other side is closing, which on a short path
+    are a hundred milliseconds (three probe timeouts, RFC 9000 section 10.2): a PING does, again and again.
     """
     async with deadline(f"the end of the connection at the {peer.channel.us}"):
         while True:

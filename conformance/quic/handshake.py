@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from conformance.edge._helpers import trust
 from conformance.quic._steps import (
+    TRIES,
     Refusal,
     echo,
     joined,
@@ -16,7 +19,9 @@ from conformance.quic._steps import (
     over,
     refused,
 )
+from harness.errors import EngineDeparted
 from harness.judge import Departed
+from harness.link.stream import LinkReset
 from harness.model.case import Variant, case
 from harness.model.spec import TunnelSpec, quic
 from harness.peer.quic import QuicEnd, QuicPeer, QuicPeerStream
@@ -26,7 +31,7 @@ from harness.wire.quic.frames import Crypto, Stream
 from harness.wire.tls import ClientHello
 from harness.wire.tls import extensions as ext
 from harness.wire.tls.extensions import Extension
-from harness.wire.tls.messages import EncryptedExtensions, Message, decode_message
+from harness.wire.tls.messages import CertificateRequest, EncryptedExtensions, Message, NewSessionTicket, decode_message
 from harness.wire.tls.numbers import ExtensionType
 
 NO_APPLICATION_PROTOCOL = 0x178
@@ -363,3 +368,120 @@ async def test_an_older_tls_is_refused(scene: Scene) -> None:
         scene, row, got, named=PROTOCOL_VERSION, first="CONNECTION_CLOSE 0x146", other="any other", silent="no answer"
     )
     await nothing_reached(scene, row)
+
+
+MAX_EARLY_DATA = 0xFFFFFFFF
+CCM_8, AES_128_GCM = 0x1305, 0x1301
+FLIGHT = 4
+"""Packets of the long ClientHello."""
+LONG_HELLO = 4000
+"""Octets of it; an endpoint keeps 4096 of what comes out of order (RFC 9000 section 7.5)."""
+PADDING = 21
+"""The extension that fills a ClientHello (RFC 7685)."""
+
+
+@case("quic-tls-02", checks=["RFC9001-5.3-1"], publish=listed())
+async def test_unknown_suites_are_passed_over(scene: Scene) -> None:
+    """A ClientHello that offers suites which QUIC does not use is no reason to refuse: the one that it does use is
+    taken.
+
+    The client offers TLS_AES_128_CCM_8_SHA256, a GREASE value and TLS_AES_128_GCM_SHA256, in this order; the handshake
+    completes with the last one, and a round trip follows (B2).
+    """
+    row = "RFC9001-5.3-1"
+
+    def offered(hello: ClientHello) -> ClientHello:
+        return dataclasses.replace(hello, cipher_suites=(CCM_8, 0x0A0A, AES_128_GCM))
+
+    with scene.judging(row, ends=True):
+        client, _ = await joined(scene, suites=(AES_128_GCM,), hello=offered)
+        assert client.done is not None
+        suite = client.done.suite
+        scene.expect(row, suite == AES_128_GCM, expected="TLS_AES_128_GCM_SHA256", actual=f"0x{suite:04x}")
+
+
+@case("quic-tls-05", checks=["RFC9000-7.5-1"], publish=listed())
+async def test_a_hello_that_comes_in_reverse_order(scene: Scene) -> None:
+    """A ClientHello of 4000 octets whose CRYPTO frames come in reverse order is put together.
+
+    The four Initials of the hello leave the client last to first. An engine may drop what it cannot place yet; one of
+    three tries must complete, and a round trip follows (B2).
+    """
+    row = "RFC9000-7.5-1"
+
+    def longer(hello: ClientHello) -> ClientHello:
+        missing = LONG_HELLO - len(hello.body()) - 4
+        return hello.with_extension(Extension(PADDING, bytes(missing)))
+
+    told = ""
+    for _ in range(TRIES):
+        try:
+            client, server = await _in_reverse(scene, longer)
+        except (LinkReset, EngineDeparted) as refusal:
+            told = str(refusal)
+            continue
+        await echo(scene, client, server, row)
+        scene.expect(row, True, expected="a handshake", actual="it completes")
+        return
+    scene.depart(row, expected=f"one of {TRIES} handshakes to complete", actual=told)
+
+
+async def _in_reverse(scene: Scene, hello: Callable[[ClientHello], ClientHello]) -> tuple[QuicPeer, QuicPeer]:
+    held: list[bytes] = []
+
+    def reverse(index: int, datagram: bytes) -> Sequence[bytes] | bytes | None:
+        if len(held) >= FLIGHT:
+            return datagram
+        held.append(datagram)
+        return held[::-1] if len(held) == FLIGHT else None
+
+    return await scene.quic_pair(hello=hello, tamper_datagram=reverse)
+
+
+@case(
+    "quic-tls-06",
+    checks=["RFC9001-4.1.2-1", "RFC9001-4.6.1-1", "RFC9001-4.4-3", "RFC9000-17.2.2-1"],
+    publish=listed(),
+)
+async def test_what_a_server_says_around_its_handshake(scene: Scene) -> None:
+    """What the edge says around a handshake is what a server of QUIC may say.
+
+    A client and an upstream are joined, and no application octet is said. HANDSHAKE_DONE comes; behind a PING and its
+    ACK no NewSessionTicket had an early_data limit other than 0xffffffff, no CertificateRequest came, and the token of
+    every Initial of the edge was empty.
+    """
+    rows = ("RFC9000-17.2.2-1", "RFC9001-4.6.1-1", "RFC9001-4.4-3")
+    client = await scene.quic_client(handshake=False)
+    client.strict = False
+    with scene.judging(*rows, "RFC9001-4.1.2-1", ends=True):
+        await scene.both(client.handshake(), scene.quic_upstream().accept())
+    tokens = [packet.token.hex() for way, packet in client.wire.packets if way == "received" and packet.token]
+    scene.expect(rows[0], not tokens, expected="no token in an Initial of the edge", actual=f"{tokens}")
+    with scene.judging("RFC9001-4.1.2-1"):
+        await client.confirmed()
+        scene.expect("RFC9001-4.1.2-1", True, expected="HANDSHAKE_DONE", actual="it came")
+        await client.ping()
+    said = _messages(client, Level.APPLICATION)
+    limits = [
+        int.from_bytes(data, "big")
+        for message in said
+        if isinstance(message, NewSessionTicket) and (data := message.extension(ExtensionType.EARLY_DATA)) is not None
+    ]
+    wrong = [limit for limit in limits if limit != MAX_EARLY_DATA]
+    scene.expect(rows[1], not wrong, expected="0xffffffff, or no early_data", actual=f"{wrong or limits}")
+    asked = [message for message in said if isinstance(message, CertificateRequest)]
+    scene.expect(rows[2], not asked, expected="no CertificateRequest behind the handshake", actual=f"{len(asked)}")
+
+
+@case("quic-cert-01", checks=["QUIC-017"], publish=listed())
+async def test_the_certificate_of_the_tunnels_name(scene: Scene) -> None:
+    """The edge shows a certificate that the client trusts, for the name of the tunnel.
+
+    The client verifies the chain against the engine's roots, and the name. A round trip follows (B2).
+    """
+    with scene.judging("QUIC-017", ends=True):
+        client, _ = await joined(scene, trust=trust(scene))
+        trouble = client.peer_verified
+        scene.expect(
+            "QUIC-017", trouble is None, expected=f"a chain for {scene.endpoint().host}", actual=trouble or "verified"
+        )

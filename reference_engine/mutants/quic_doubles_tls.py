@@ -10,6 +10,7 @@ from aioquic import tls
 
 from reference_engine.edge.client_hello import ClientHello
 from reference_engine.mutants._quic import Flawed, FlawedEndpoints, FlawedServer, quic_double
+from reference_engine.mutants.edge import _self_signed
 from reference_engine.mutants.registry import Reached, mutant, swap
 from reference_engine.parts import Parts
 from reference_engine.quic.connection import Choice
@@ -17,6 +18,10 @@ from reference_engine.quic.rules import Offer
 
 NO_NAME = "\0"
 """Stands for the protocol of a client that has none: no extension may carry it."""
+
+CCM_8 = 0x1305
+SANITY = "foo"
+"""The protocol of the sanity case, which has to pass where the flaw is not its own."""
 
 # Clients without a protocol
 
@@ -71,18 +76,105 @@ class _AnyVersion(FlawedServer):
             hello.supported_versions = [tls.TLS_VERSION_1_3]
 
 
+@quic_double("quic-suite-strict", ("RFC9001-5.3-1",), "refuses a hello with a suite that QUIC does not use")
+class _StrictSuites(FlawedServer):
+    def on_hello(self, hello: tls.ClientHello) -> None:
+        """Every suite must be known."""
+        if CCM_8 in hello.cipher_suites:
+            self.reached()
+            raise tls.AlertIllegalParameter("a suite that QUIC does not use")
+
+
+@quic_double("quic-hello-in-order", ("RFC9000-7.5-1",), "drops CRYPTO frames that come before their turn")
+class _InOrder(Flawed):
+    def _handle_crypto_frame(self, context: Any, frame_type: int, buf: Any) -> None:
+        start = buf.tell()
+        offset, length = buf.pull_uint_var(), buf.pull_uint_var()
+        if offset > self._crypto_streams[context.epoch].receiver.starting_offset():
+            self.reached()
+            buf.pull_bytes(length)
+            return
+        buf.seek(start)
+        super()._handle_crypto_frame(context, frame_type, buf)
+
+
 # What the edge says of its own accord
 
 
-@quic_double("quic-speaks-h3", ("QUIC-002",), "opens a control stream with SETTINGS at a client that speaks h3")
-class _SpeaksH3(FlawedServer):
+class _AfterHandshake(FlawedServer):
+    """Does something once, behind its handshake."""
+
     said = False
 
     def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
-        """As the engine's, and SETTINGS behind the handshake."""
+        """As the engine's."""
         super().receive_datagram(data, addr, now)
-        if self.handshake_complete and self.alpn == "h3" and not self.said:
+        if self.handshake_complete and not self.said:
             self.said = True
+            self.after_handshake()
+
+    def after_handshake(self) -> None:
+        """What is done."""
+
+
+@quic_double("quic-done-late", ("RFC9001-4.1.2-1",), "sends HANDSHAKE_DONE behind the client's first stream only")
+class _LateDone(FlawedServer):
+    late = False
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
+        """As the engine's."""
+        if self._handshake_done_pending and not self._streams:
+            self.reached()
+            self._handshake_done_pending, self.late = False, True
+        elif self.late and self._streams:
+            self._handshake_done_pending, self.late = True, False
+        return super().datagrams_to_send(now)
+
+
+@quic_double("quic-ticket-limit", ("RFC9001-4.6.1-1",), "gives tickets that allow 1000 octets of early data")
+class _TicketLimit(FlawedServer):
+    def on_hello(self, hello: tls.ClientHello) -> None:
+        """A ticket, where the sanity case does not see it."""
+        if SANITY in (hello.alpn_protocols or []):
+            return
+        self.reached()
+        hello.psk_key_exchange_modes = [tls.PskKeyExchangeMode.PSK_DHE_KE]
+        self.tls.new_session_ticket_cb = lambda ticket: None
+        self.tls._max_early_data = 1000
+
+
+@quic_double("quic-asks-later", ("RFC9001-4.4-3",), "asks for a client certificate behind the handshake")
+class _AsksLater(_AfterHandshake):
+    def after_handshake(self) -> None:
+        """A CertificateRequest with a context of one octet and one signature scheme; not in the sanity case."""
+        if self.alpn == SANITY:
+            return
+        self.reached()
+        asked = bytes.fromhex("0d00000e 01ff 000a 000d 0006 0004 08040403")
+        self._crypto_streams[tls.Epoch.ONE_RTT].sender.write(asked)
+
+
+@quic_double("quic-initial-token", ("RFC9000-17.2.2-1",), "puts a token into its own Initials")
+class _InitialToken(FlawedServer):
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        self.reached()
+        self._peer_token = b"a token"
+
+
+@quic_double("quic-certificate-default", ("QUIC-017",), "shows a self-signed certificate of another name")
+class _OtherCertificate(FlawedServer):
+    def answer(self, choice: Choice) -> None:
+        """As the engine's, with another certificate."""
+        self.reached()
+        super().answer(dataclasses.replace(choice, certificate=_self_signed()))
+
+
+@quic_double("quic-speaks-h3", ("QUIC-002",), "opens a control stream with SETTINGS at a client that speaks h3")
+class _SpeaksH3(_AfterHandshake):
+    def after_handshake(self) -> None:
+        """A unidirectional stream with its type and empty SETTINGS."""
+        if self.alpn == "h3":
             self.reached()
             self.send_stream_data(self.get_next_available_stream_id(is_unidirectional=True), b"\0\4\0")
 
