@@ -45,6 +45,7 @@ class QuicPeerStream:
         self._end: StreamEnd | None = None
         self._stop_code: int | None = None
         self._delivered = False
+        self._sent = 0
         self.received = 0
         """Octets that came in all."""
 
@@ -99,12 +100,23 @@ class QuicPeerStream:
         self._peer.check()
         self._peer.channel.sent("stream data", detail=stream_detail(self.id, fin=fin), data=data)
         self._peer.wire.send_stream(self.id, data, fin=fin)
+        self._sent += len(data)
         self._peer.flush()
 
     @property
     def unsent(self) -> int:
         """Octets that were given to `send` and did not go out yet."""
         return self._peer.wire.unsent(self.id)
+
+    @property
+    def acked(self) -> int:
+        """Octets that the other side has acknowledged, from the start and without a gap."""
+        return self._sent if self._delivered else self._peer.wire.acknowledged(self.id)
+
+    @property
+    def credit(self) -> int:
+        """The offset up to which the other side lets us send now (MAX_STREAM_DATA)."""
+        return self._peer.wire.send_limit(self.id)
 
     async def finish(self) -> None:
         """End our half: FIN behind what was sent."""
