@@ -146,6 +146,8 @@ class TestStreams:
                 stream.stop_sending(7)
                 assert await seen.stopped() == 7
                 assert (await stream.receive_until_end())[1] == StreamEnd("reset", 7)
+                with pytest.raises(LinkReset, match="stream 0 was stopped with code 7"):
+                    await seen.send(b"more")
                 assert "RESET_STREAM" in peers.told(UPSTREAM, "engine")
                 assert "STOP_SENDING" in peers.told(UPSTREAM, "engine")
 

@@ -88,16 +88,18 @@ class QuicPeerStream:
 
     async def send(self, data: bytes, *, fin: bool = False) -> None:
         """Send octets, and FIN with the last of them. Waits while much more than the other side takes lies unsent.
-        Raises `LinkReset`, `DeadlineExpired`."""
+        Raises `LinkReset` at the end of the connection and where the other side said STOP_SENDING, `DeadlineExpired`."""
         for at in range(0, len(data), CHUNK) if data else (0,):
             last = at + CHUNK >= len(data)
             self.send_now(data[at : at + CHUNK], fin=fin and last)
             if self.unsent > HIGH_WATER:
-                await self._peer.until(lambda: self.unsent <= HIGH_WATER, f"credit for {self._at}")
+                await self._peer.until(lambda: self.unsent <= HIGH_WATER or self._is_stopped, f"credit for {self._at}")
 
     def send_now(self, data: bytes, *, fin: bool = False) -> None:
         """As `send`, without waiting for credit. Raises `LinkReset`."""
         self._peer.check()
+        if self._is_stopped:
+            raise LinkReset(f"stream {self.id} was stopped with code {self._stop_code}")
         self._peer.channel.sent("stream data", detail=stream_detail(self.id, fin=fin), data=data)
         self._peer.wire.send_stream(self.id, data, fin=fin)
         self._sent += len(data)
@@ -107,6 +109,11 @@ class QuicPeerStream:
     def unsent(self) -> int:
         """Octets that were given to `send` and did not go out yet."""
         return self._peer.wire.unsent(self.id)
+
+    @property
+    def _is_stopped(self) -> bool:
+        """Whether the other side's STOP_SENDING has ended our half."""
+        return self._stop_code is not None and self._peer.wire.options.answer_stop_sending
 
     @property
     def acked(self) -> int:
