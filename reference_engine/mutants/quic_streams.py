@@ -180,10 +180,11 @@ def _one_queue(parts: Parts, reached: Reached) -> None:
 @mutant("quic-no-backpressure", ("QUIC-016", "RFC9000-4.1-3"), "takes what comes for a stalled stream, into memory")
 def _no_backpressure(parts: Parts, reached: Reached) -> None:
     async def broken(original: PassData, sink: QuicStream, data: bytes) -> None:
-        if sink.backlog < sink.transport.high_water or sink.stopped is not None or sink.broken is not None:
+        if sink.stopped is not None or sink.broken is not None:
             await original(sink, data)
             return
-        reached()
         sink.transport.send(sink, data, fin=False)
+        if sink.backlog >= sink.transport.high_water:
+            reached()
 
     swap(parts.quic, "pass_data", broken)
