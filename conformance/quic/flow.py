@@ -10,8 +10,8 @@ import asyncio
 from collections import Counter
 from typing import Any
 
-from conformance.quic._steps import echo, passes
-from conformance.quic.streams import ENDLESS, asked, content, digest
+from conformance.quic._steps import echo, ends, passes
+from conformance.quic._streams import BY, ENDLESS, asked, content, digest, whole
 from harness.errors import PeerMismatch
 from harness.link.stream import LinkReset
 from harness.model.case import case
@@ -19,6 +19,8 @@ from harness.model.spec import quic
 from harness.peer.quic import QuicPeer, QuicPeerStream
 from harness.scene import NONCE_SIZE, Scene
 from harness.wire.quic import StopSendingReceived, StreamReset
+from harness.wire.quic.frames import MaxData, MaxStreamData, Stream
+from harness.wire.quic.numbers import ErrorCode
 
 PER_STREAM, IN_ALL = 100, 300
 """The grants of RFC9000-2.2-2, in octets."""
@@ -33,6 +35,7 @@ PLENTY = 1 << 24
 """Credit of a whole connection that is never used up."""
 RESUMED = 1 << 20
 """Octets that are read in the end of the stream that was stalled."""
+RESET_CODE = 77
 ECHOES = 20
 ROUNDS = 10_000
 LOOKS = 3
@@ -279,3 +282,114 @@ async def _end(scene: Scene, near: QuicPeerStream, far: QuicPeerStream) -> None:
         got, end = await other.receive_until_end()
         if got != token or end.kind != "fin":
             raise PeerMismatch(f"a nonce and FIN on stream {one.id}", f"{digest(got)}, then {end}")
+
+
+# Credit
+
+
+@case("quic-credit-01", checks=["RFC9000-4.2-1"], publish=quic())
+async def test_credit_comes_unasked(scene: Scene) -> None:
+    """Credit comes with what was read, not with a request.
+
+    The client never says that it is blocked; it sends four times what the engine grants on a stream (or more than it
+    grants in all, where that is no more than 2 MiB), and FIN, which arrive whole at an upstream that reads.
+    """
+    row = "RFC9000-4.2-1"
+    client, server = await scene.quic_pair(tell_blocked=False)
+    stream, there = await asked(scene, client, server)
+    assert client.remote_parameters is not None
+    in_all = client.remote_parameters.initial_max_data + stream.credit
+    data = content(scene.nonce(), max(4 * stream.credit, in_all if in_all <= 2 * RESUMED else 0))
+    with scene.judging(row, ends=True):
+        _, (got, end) = await scene.both(stream.send(data, fin=True), there.receive_until_end())
+    whole(row, scene, got, end, data)
+
+
+@case("quic-credit-02", checks=["RFC9000-4.1-2"], publish=quic(), over=BY)
+async def test_limits_do_not_fall(scene: Scene) -> None:
+    """MAX_DATA and MAX_STREAM_DATA below what was granted before are passed over.
+
+    One side says, three times, that it takes one octet on a stream and one in all, far less than its transport
+    parameters granted. 20 KiB and FIN that the other side then sends on the stream arrive, and the connection goes on
+    (B2).
+    """
+    row = "RFC9000-4.1-2"
+    client, server = await scene.quic_pair()
+    stream, there = await asked(scene, client, server)
+    down = scene.variant["by"] == "client"
+    taker, near, far = (client, stream, there) if down else (server, there, stream)
+    data = content(scene.nonce())
+    with scene.judging(row, ends=True):
+        for _ in range(3):
+            taker.say([MaxStreamData(near.id, 1), MaxData(1)])
+            await taker.ping()
+        await far.send(data, fin=True)
+        got, end = await near.receive_until_end()
+    whole(row, scene, got, end, data)
+    await echo(scene, client, server, row)
+
+
+@case("quic-credit-03", checks=["RFC9000-4.1-1"], publish=quic(), over={"limit": ("stream", "connection")})
+async def test_who_goes_beyond_the_credit_is_cut_off(scene: Scene) -> None:
+    """Octets beyond the engine's limit on a stream, or on all streams, end the connection.
+
+    On one stream the client sends a nonce, which the upstream reads. Then it sends octets far beyond the stream's
+    limit; or the last octet that is allowed on each of so many streams that they exceed the connection's limit. The
+    connection ends with FLOW_CONTROL_ERROR or another code; the upstream has had the nonce alone.
+    """
+    row = "RFC9000-4.1-1"
+    client, server = await scene.quic_pair()
+    stream, there = await asked(scene, client, server)
+    if scene.variant["limit"] == "stream":
+        stimulus = [Stream(stream.id, 16 * stream.credit, b"beyond")]
+    else:
+        assert client.remote_parameters is not None
+        count = client.remote_parameters.initial_max_data // stream.credit + 2
+        if count > client.wire.streams_available():
+            scene.not_run(row, f"{count} streams that fill the connection's limit are more than the engine allows")
+            return
+        many = [await client.open_stream() for _ in range(count)]
+        stimulus = [Stream(each.id, each.credit - 1, b"x") for each in many]
+    server.strict = False
+    code = ErrorCode.FLOW_CONTROL_ERROR
+    await ends(scene, row, client, *stimulus, named=code, first="CONNECTION_CLOSE FLOW_CONTROL_ERROR")
+    got, end = await there.receive_until_end()
+    scene.expect(
+        row,
+        not got and end.kind != "fin",
+        expected="nothing beyond the limit, and no FIN, at the upstream",
+        actual=f"{len(got)} octets, then {end}",
+    )
+
+
+@case("quic-credit-04", checks=["RFC9000-4.4-1"], publish=quic())
+async def test_a_reset_leaves_the_other_directions_credit_alone(scene: Scene) -> None:
+    """A reset of one direction of a stream leaves the flow control of the other one as it was.
+
+    The client resets its direction; the upstream sees that, and then sends 1 MiB, more than any window, and FIN, which
+    arrive whole. A relay that ends the whole stream with the reset is recorded.
+    """
+    row = "RFC9000-4.4-1"
+    client, server = await scene.quic_pair()
+    stream, there = await asked(scene, client, server)
+    data = content(scene.nonce(), RESUMED)
+    stream.reset(RESET_CODE)
+    with scene.judging(row, ends=True):
+        await there.receive_until_end()
+        sending = asyncio.ensure_future(_send(there, data))
+        got, end = await stream.receive_until_end()
+        stopped = await sending
+    if stopped or end.kind in ("reset", "connection"):
+        scene.allow(row, "relay ended the whole stream after the reset")
+        return
+    whole(row, scene, got, end, data)
+    scene.allow(row, "download completes")
+
+
+async def _send(stream: QuicPeerStream, data: bytes) -> bool:
+    """Send all of `data` and FIN; whether the engine would not have it."""
+    try:
+        await stream.send(data, fin=True)
+    except LinkReset:
+        return True
+    return False

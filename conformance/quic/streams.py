@@ -8,22 +8,21 @@ stream, a clean end behind cut data, and a side that never hears how its stream 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
 from collections import Counter
 from collections.abc import Sequence
 
-from conformance.quic._steps import echo
+from conformance.quic._steps import echo, ends
+from conformance.quic._streams import BY, ENDLESS, asked, content, digest, whole
 from harness.errors import PeerMismatch
 from harness.link.stream import LinkReset
 from harness.model.case import case
 from harness.model.spec import quic
 from harness.peer.quic import QuicPeer, QuicPeerStream, StreamEnd
 from harness.scene import Scene
-from harness.wire.quic.frames import Frame, Stream
+from harness.wire.quic.frames import Frame, ResetStream, Stream
+from harness.wire.quic.numbers import ErrorCode
 
-CONTENT = 20_480
-"""Octets of a stream that is longer than a packet and shorter than every window."""
 SEGMENTS = 100
 SEGMENT = 655
 SHUFFLE = 9000
@@ -34,40 +33,6 @@ FIRST = 1_000
 UNREAD = 102_400
 RESET_CODE = 77
 STOP_CODE = 0x1234
-ENDLESS = 1 << 23
-"""Octets of a stream that nobody takes to its end: more than every window on the way."""
-ANSWER = b"answered on the way back"
-BY = {"by": ("client", "upstream")}
-
-
-def content(token: bytes, size: int = CONTENT) -> bytes:
-    """`size` octets that begin with `token` and follow from it."""
-    return (token + hashlib.shake_256(token).digest(size))[:size]
-
-
-async def asked(scene: Scene, client: QuicPeer, server: QuicPeer) -> tuple[QuicPeerStream, QuicPeerStream]:
-    """A bidirectional stream of the client at both ends, after a nonce went up on it; both halves are open."""
-    token = scene.nonce()
-    stream = await client.open_stream()
-    await stream.send(token)
-    there = await server.accept_stream_with(token)
-    await there.receive_exactly(len(token))
-    return stream, there
-
-
-def whole(row: str, scene: Scene, got: bytes, end: StreamEnd, wanted: bytes) -> None:
-    """Expect exactly `wanted` and FIN."""
-    scene.expect(
-        row,
-        got == wanted and end.kind == "fin",
-        expected=f"{len(wanted)} octets ({digest(wanted)}) and FIN",
-        actual=f"{len(got)} octets ({digest(got)}), then {end}",
-    )
-
-
-def digest(data: bytes) -> str:
-    """The first octets, or of more than a few a hash."""
-    return data.hex() if len(data) <= 16 else f"SHA-256 {hashlib.sha256(data).hexdigest()[:16]}"
 
 
 # In order, once
@@ -389,3 +354,130 @@ def _judge_stop(scene: Scene, got: bytes, end: StreamEnd, data: bytes) -> None:
         scene.allow("RFC9000-3.5-1", "FIN, because all data had already been sent")
     else:
         raise PeerMismatch("RESET_STREAM on the stream", f"{len(got)} octets, then {end}")
+
+
+# Final sizes
+
+
+@case("quic-final-01", checks=["RFC9000-4.5-1"], publish=quic(), over={"how": ("data-behind", "other-size")})
+async def test_a_final_size_stays(scene: Scene) -> None:
+    """The final size of a stream does not change: what goes beyond it ends the connection.
+
+    The client sends octets 0 to 4 of a stream and FIN at 10: octets are missing, so the engine knows the stream. Then
+    come octets behind 10, or RESET_STREAM with the final size 20. The connection ends with FINAL_SIZE_ERROR or another
+    code, and the upstream has had the five octets alone, and no FIN.
+    """
+    row = "RFC9000-4.5-1"
+    client, server = await scene.quic_pair()
+    stream = await client.open_stream()
+    client.say([Stream(stream.id, 0, b"abcde"), Stream(stream.id, 10, b"", fin=True)])
+    there = await server.accept_stream_with(b"abcde")
+    behind = scene.variant["how"] == "data-behind"
+    stimulus = Stream(stream.id, 11, b"behind") if behind else ResetStream(stream.id, RESET_CODE, 20)
+    server.strict = False
+    await ends(
+        scene, row, client, stimulus, named=ErrorCode.FINAL_SIZE_ERROR, first="CONNECTION_CLOSE FINAL_SIZE_ERROR"
+    )
+    got, end = await there.receive_until_end()
+    scene.expect(
+        row,
+        got == b"abcde" and end.kind != "fin",
+        expected="the five octets, and no FIN",
+        actual=f"{got.hex()}, then {end}",
+    )
+
+
+# Ids
+
+
+@case("quic-ids-01", checks=["RFC9000-3.2-1"], publish=quic())
+async def test_a_stream_opens_those_below_it(scene: Scene) -> None:
+    """Streams that come in another order than their ids are relayed all the same.
+
+    The client opens three streams; the last one carries a nonce and FIN first, which the upstream reads and answers,
+    then the first two do.
+    """
+    client, server = await scene.quic_pair()
+    streams = [await client.open_stream() for _ in range(3)]
+    for stream in (streams[2], streams[0], streams[1]):
+        await echo(scene, client, server, "RFC9000-3.2-1", stream=stream)
+    scene.expect("RFC9000-3.2-1", True, expected="three streams relayed", actual="three streams relayed")
+
+
+MANY = 200
+
+
+@case("quic-ids-02", checks=["RFC9000-2.1-1"], publish=quic(), over={"opener": ("client", "upstream")})
+async def test_no_stream_id_comes_twice(scene: Scene) -> None:
+    """The engine opens each stream under an id of its own, over 200 streams of one connection.
+
+    One side opens 200 unidirectional streams, as many at a time as it may, with a nonce and FIN on each. The other side
+    gets each nonce once, on a stream with an id that did not come before: what an engine says on an old id belongs to
+    a stream that is over, and is not read. Where the engine takes no such streams they are the client's bidirectional
+    ones.
+    """
+    row = "RFC9000-2.1-1"
+    client, server = await scene.quic_pair()
+    up = scene.variant["opener"] == "client"
+    opener, taker = (client, server) if up else (server, client)
+    one_way = opener.wire.streams_available(bidirectional=False) > 0
+    if not one_way and not up:
+        scene.not_run(row, "the engine takes no unidirectional streams of an upstream")
+        return
+    tokens = [scene.nonce() for _ in range(MANY)]
+    with scene.judging(row, ends=True):
+        _, taken = await scene.both(_open_many(opener, tokens, not one_way), _take_many(taker, len(tokens)))
+    ids = [stream_id for stream_id, _ in taken]
+    scene.expect(
+        row,
+        len(set(ids)) == MANY and {token for _, token in taken} == set(tokens),
+        expected=f"{MANY} ids, each with a nonce of its own",
+        actual=f"{len(set(ids))} ids with {len({token for _, token in taken} & set(tokens))} of the nonces",
+    )
+
+
+async def _open_many(opener: QuicPeer, tokens: Sequence[bytes], bidirectional: bool) -> None:
+    for token in tokens:
+        stream = await opener.open_stream(bidirectional=bidirectional)
+        await stream.send(token, fin=True)
+
+
+async def _take_many(taker: QuicPeer, count: int) -> list[tuple[int, bytes]]:
+    taken = []
+    for _ in range(count):
+        stream = await taker.accept_stream()
+        data, _ = await stream.receive_until_end()
+        if stream.bidirectional:
+            await stream.finish()
+        taken.append((stream.id, data))
+    return taken
+
+
+@case("quic-ids-03", checks=["RFC9000-4.6-2"], publish=quic(), over={"kind": ("bidi", "uni")})
+async def test_no_stream_beyond_the_limit_is_taken(scene: Scene) -> None:
+    """A stream beyond the engine's limit ends the connection, and does not reach the upstream.
+
+    The client says a nonce and FIN on the stream behind the last one that it may open; streams that ended before (one,
+    by then) may have raised the limit, so it goes as many further. The connection ends with STREAM_LIMIT_ERROR or
+    another code; the upstream's connection ends, too, and has no stream of that kind.
+    """
+    row = "RFC9000-4.6-2"
+    client, server = await scene.quic_pair()
+    bidirectional = scene.variant["kind"] == "bidi"
+    await client.ping()
+    used = 1 if bidirectional else 0
+    limit = used + client.wire.streams_available(bidirectional=bidirectional)
+    beyond = 4 * (limit + used) + (0 if bidirectional else 2)
+    server.strict = False
+    await ends(
+        scene,
+        row,
+        client,
+        Stream(beyond, 0, scene.nonce(), fin=True),
+        named=ErrorCode.STREAM_LIMIT_ERROR,
+        first="CONNECTION_CLOSE STREAM_LIMIT_ERROR",
+    )
+    with scene.judging(row, ends=True):
+        await server.closed()
+    extra = [stream.id for stream in server.waiting_streams()]
+    scene.expect(row, not extra, expected="no further stream at the upstream", actual=f"streams {extra}")

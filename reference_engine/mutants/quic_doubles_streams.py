@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]
 from aioquic.quic import events
-from aioquic.quic.connection import QuicReceiveContext
-from aioquic.quic.packet import QuicStreamFrame
+from aioquic.quic.connection import QuicConnectionError, QuicReceiveContext
+from aioquic.quic.packet import QuicErrorCode, QuicStreamFrame
 from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream, QuicStreamReceiver
 
 from reference_engine.mutants._quic_doubles import FlawedQuic, double
 from reference_engine.mutants.registry import Reached
+
+LEAST_REUSED = 40
+"""Ids from here on are used again: a sanity case opens no stream that high."""
+
 
 # The receiving half
 
@@ -158,3 +163,141 @@ class StreamLimitIgnored(FlawedQuic):
             self._streams_blocked_bidi = [one for one in self._streams_blocked_bidi if one is not stream]
             self._streams_blocked_uni = [one for one in self._streams_blocked_uni if one is not stream]
         return stream
+
+
+@double("quic-limits-fall", ("RFC9000-4.1-2",), "takes limits that are lower than those before")
+class LimitsFall(FlawedQuic):
+    """MAX_DATA and MAX_STREAM_DATA count as they come."""
+
+    def _handle_max_data_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        limit = buf.pull_uint_var()
+        if limit < self._remote_max_data:
+            self.reached()
+        self._remote_max_data = limit
+
+    def _handle_max_stream_data_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        stream = self._streams.get(buf.pull_uint_var())
+        limit = buf.pull_uint_var()
+        if stream is None:
+            return
+        if limit < stream.max_stream_data_remote:
+            self.reached()
+        stream.max_stream_data_remote = limit
+
+
+# Credit for the other side
+
+
+@double("quic-credit-on-demand", ("RFC9000-4.2-1",), "raises a stream's limit only for whoever says that it waits")
+class CreditOnDemand(FlawedQuic):
+    """MAX_STREAM_DATA answers STREAM_DATA_BLOCKED."""
+
+    def _handle_stream_data_blocked_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        asked: set[int] = self.__dict__.setdefault("_asked", set())
+        at = buf.tell()
+        asked.add(buf.pull_uint_var())
+        buf.seek(at)
+        super()._handle_stream_data_blocked_frame(context, frame_type, buf)
+
+    def _write_stream_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream) -> None:
+        if stream.max_stream_data_local_sent == stream.max_stream_data_local or stream.receiver.is_finished:
+            return
+        asked: set[int] = self.__dict__.setdefault("_asked", set())
+        if stream.stream_id not in asked:
+            self.reached()
+            return
+        asked.discard(stream.stream_id)
+        super()._write_stream_limits(builder, space, stream)
+
+
+@double("quic-reset-drops-credit", ("RFC9000-4.4-1",), "gives no more credit on a stream whose other half it reset")
+class ResetDropsCredit(FlawedQuic):
+    """The state of flow control goes with the first half that is over."""
+
+    def _write_stream_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream) -> None:
+        if stream.sender._reset_error_code is not None:
+            if stream.max_stream_data_local_sent != stream.max_stream_data_local:
+                self.reached()
+            return
+        super()._write_stream_limits(builder, space, stream)
+
+
+# Faults that are passed over
+
+
+class Forgiving(FlawedQuic):
+    """Drops a STREAM or RESET_STREAM frame that breaks a rule, and goes on."""
+
+    forgiven: int
+
+    def _handle_stream_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        self._forgive(super()._handle_stream_frame, context, frame_type, buf)
+
+    def _handle_reset_stream_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        self._forgive(super()._handle_reset_stream_frame, context, frame_type, buf)
+
+    def _forgive(self, handle: Callable[..., None], *frame: Any) -> None:
+        try:
+            handle(*frame)
+        except QuicConnectionError as problem:
+            if problem.error_code != self.forgiven:
+                raise
+            self.reached()
+
+
+@double("quic-overrun-forgiven", ("RFC9000-4.1-1",), "drops octets beyond its limits, and goes on")
+class OverrunForgiven(Forgiving):
+    """Of a stream and of the connection."""
+
+    forgiven = QuicErrorCode.FLOW_CONTROL_ERROR
+
+
+@double("quic-stream-limit-forgiven", ("RFC9000-4.6-2",), "drops streams beyond its limit, and goes on")
+class StreamLimitForgiven(Forgiving):
+    """Of both kinds."""
+
+    forgiven = QuicErrorCode.STREAM_LIMIT_ERROR
+
+
+@double("quic-final-size-forgiven", ("RFC9000-4.5-1",), "passes over a final size that changes")
+class FinalSizeForgiven(Forgiving):
+    """In STREAM and in RESET_STREAM."""
+
+    forgiven = QuicErrorCode.FINAL_SIZE_ERROR
+
+
+# Ids
+
+
+@double(
+    "quic-lower-ids-unknown", ("RFC9000-3.2-1",), "takes lower ids than the one that came for streams that are over"
+)
+class LowerIdsUnknown(FlawedQuic):
+    """The stream that comes is the only one that it opens."""
+
+    def _get_or_create_stream(self, frame_type: int, stream_id: int) -> QuicStream:
+        before = set(self._streams)
+        stream = super()._get_or_create_stream(frame_type, stream_id)
+        for skipped in set(self._streams) - before - {stream_id}:
+            self.reached()
+            self._streams_queue.remove(self._streams[skipped])
+            del self._streams[skipped]
+        return stream
+
+
+@double("quic-id-reused", ("RFC9000-2.1-1",), "opens a stream under the id of one that is over")
+class IdReused(FlawedQuic):
+    """Whenever the last one of that kind is over."""
+
+    def get_next_available_stream_id(self, is_unidirectional: bool = False) -> int:
+        """The next id, or the last one again."""
+        number = super().get_next_available_stream_id(is_unidirectional)
+        last = number - 4
+        if last < LEAST_REUSED or last in self._streams:
+            return number
+        self.reached()
+        if is_unidirectional:
+            self._local_next_stream_id_uni = last
+        else:
+            self._local_next_stream_id_bidi = last
+        return last
