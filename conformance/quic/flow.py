@@ -55,7 +55,12 @@ async def test_no_octet_beyond_the_credit(scene: Scene) -> None:
     Then the side reads, which raises the limits, and all 1600 octets arrive.
     """
     row = "RFC9000-2.2-2"
-    narrow = {"max_stream_data": PER_STREAM, "max_data": IN_ALL, "automatic_credit": False, "answer_violations": False}
+    narrow: dict[str, Any] = {
+        "max_stream_data": PER_STREAM,
+        "max_data": IN_ALL,
+        "automatic_credit": False,
+        "answer_violations": False,
+    }
     up = scene.variant["side"] == "upstream"
     client, server = await (scene.quic_pair(upstream=narrow) if up else scene.quic_pair(**narrow))
     receiver, sender = (server, client) if up else (client, server)
@@ -110,18 +115,17 @@ async def _read_on(receiver: QuicPeer, stream: QuicPeerStream | None) -> bytes:
 async def test_no_stream_beyond_the_upstreams_limit(scene: Scene) -> None:
     """An upstream that lets two streams be open at once sees no third one, however many a client opens.
 
-    The client opens ten streams with a nonce and FIN on each. Behind the barrier (PINGs and B1) the upstream has at
-    most two. It answers and ends them, which lets others follow: each of the ten is answered, or reset toward the
-    client.
+    The client opens ten streams (or as many as the engine lets it) with a nonce and FIN on each. Behind the barrier
+    (PINGs and B1) the upstream has at most two. It answers and ends them, which lets others follow: each of the ten is
+    answered, or reset toward the client.
     """
     row = "RFC9000-4.6-3"
     client, server = await scene.quic_pair(upstream={"max_streams_bidi": OPEN_AT_ONCE, "answer_violations": False})
     server.strict = False
     tokens = [scene.nonce() for _ in range(WANTED)]
+    now = min(WANTED, client.wire.streams_available())
     with scene.judging(row, ends=True):
-        streams = [await client.open_stream() for _ in tokens]
-        for stream, token in zip(streams, tokens, strict=True):
-            await stream.send(token, fin=True)
+        streams = [await _asking(client, token) for token in tokens[:now]]
         for peer in (client, server) * 2:
             await peer.ping()
     await scene.settle()
@@ -130,12 +134,13 @@ async def test_no_stream_beyond_the_upstreams_limit(scene: Scene) -> None:
     serving = asyncio.ensure_future(_serve(server))
     try:
         with scene.judging(row, ends=True):
-            ends = [await _answer(stream, token) for stream, token in zip(streams, tokens, strict=True)]
+            kinds = [await _answer(stream, token) for stream, token in zip(streams, tokens, strict=False)]
+            kinds += [await _answer(await _asking(client, token), token) for token in tokens[now:]]
     finally:
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
     _within(scene, row, server, [])
-    scene.transcript.note("streams", f"{ends.count('fin')} of {WANTED} answered, {ends.count('reset')} reset")
+    scene.transcript.note("streams", f"{kinds.count('fin')} of {WANTED} answered, {kinds.count('reset')} reset")
 
 
 def _within(scene: Scene, row: str, server: QuicPeer, seen: list[int]) -> None:
@@ -154,6 +159,12 @@ async def _serve(server: QuicPeer) -> None:
         stream = await server.accept_stream()
         data, _ = await stream.receive_until_end()
         await stream.send(data[::-1], fin=True)
+
+
+async def _asking(client: QuicPeer, token: bytes) -> QuicPeerStream:
+    stream = await client.open_stream()
+    await stream.send(token, fin=True)
+    return stream
 
 
 async def _answer(stream: QuicPeerStream, token: bytes) -> str:

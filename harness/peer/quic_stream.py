@@ -88,7 +88,7 @@ class QuicPeerStream:
 
     async def send(self, data: bytes, *, fin: bool = False) -> None:
         """Send octets, and FIN with the last of them. Waits while much more than the other side takes lies unsent.
-        Raises `LinkReset` at the end of the connection and where the other side said STOP_SENDING, `DeadlineExpired`."""
+        Raises `LinkReset` behind the end of the connection or the other side's STOP_SENDING, `DeadlineExpired`."""
         for at in range(0, len(data), CHUNK) if data else (0,):
             last = at + CHUNK >= len(data)
             self.send_now(data[at : at + CHUNK], fin=fin and last)
