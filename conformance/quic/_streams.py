@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+from harness.link.stream import LinkReset
 from harness.peer.quic import QuicPeer, QuicPeerStream, StreamEnd
 from harness.scene import Scene
 
@@ -38,6 +39,15 @@ def whole(row: str, scene: Scene, got: bytes, end: StreamEnd, wanted: bytes) -> 
         expected=f"{len(wanted)} octets ({digest(wanted)}) and FIN",
         actual=f"{len(got)} octets ({digest(got)}), then {end}",
     )
+
+
+async def refuses(stream: QuicPeerStream, data: bytes) -> bool:
+    """Send all of `data` and FIN; whether the engine has stopped the stream."""
+    try:
+        await stream.send(data, fin=True)
+    except LinkReset:
+        return True
+    return False
 
 
 def digest(data: bytes) -> str:

@@ -11,7 +11,7 @@ from collections import Counter
 from typing import Any
 
 from conformance.quic._steps import echo, ends, passes
-from conformance.quic._streams import BY, ENDLESS, asked, content, digest, whole
+from conformance.quic._streams import BY, ENDLESS, asked, content, digest, refuses, whole
 from harness.errors import PeerMismatch
 from harness.link.stream import LinkReset
 from harness.model.case import case
@@ -387,20 +387,9 @@ async def test_a_reset_leaves_the_other_directions_credit_alone(scene: Scene) ->
     stream.reset(RESET_CODE)
     with scene.judging(row, ends=True):
         await there.receive_until_end()
-        sending = asyncio.ensure_future(_send(there, data))
-        got, end = await stream.receive_until_end()
-        stopped = await sending
+        stopped, (got, end) = await scene.both(refuses(there, data), stream.receive_until_end())
     if stopped or end.kind in ("reset", "connection"):
         scene.allow(row, "relay ended the whole stream after the reset")
         return
     whole(row, scene, got, end, data)
     scene.allow(row, "download completes")
-
-
-async def _send(stream: QuicPeerStream, data: bytes) -> bool:
-    """Send all of `data` and FIN; whether the engine would not have it."""
-    try:
-        await stream.send(data, fin=True)
-    except LinkReset:
-        return True
-    return False
