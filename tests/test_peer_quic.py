@@ -15,7 +15,7 @@ from harness.link.stream import LinkReset
 from harness.link.udp import UdpListener, connect_udp
 from harness.peer.quic import QuicEnd, QuicPeer, StreamEnd
 from harness.wire.quic import Level, PacketKind
-from harness.wire.quic.frames import MaxStreams, Ping, Stream
+from harness.wire.quic.frames import DataBlocked, MaxStreams, Ping, Stream, StreamDataBlocked, StreamsBlocked
 from tests.quic_peers import both, client_options, server_options
 
 
@@ -160,6 +160,8 @@ class TestStreams:
                 stream.stop_sending(7)
                 assert await seen.stopped() == 7
                 assert (await stream.receive_until_end())[1] == StreamEnd("reset", 7)
+                with pytest.raises(LinkReset, match="stream 0 was stopped with code 7"):
+                    await seen.send(b"more")
                 assert "RESET_STREAM" in peers.told(UPSTREAM, "engine")
                 assert "STOP_SENDING" in peers.told(UPSTREAM, "engine")
 
@@ -213,8 +215,41 @@ class TestStreams:
                 await peers.client.ping()
                 await peers.server.ping()
                 assert (seen.received, stream.unsent) == (window, 3 * window)
+                assert (stream.acked, stream.credit) == (window, window)
                 assert len(await seen.receive_exactly(4 * window)) == 4 * window
                 assert stream.unsent == 0
+                assert stream.credit > 4 * window
+                await stream.finish()
+                await seen.finish()
+                await asyncio.gather(stream.delivered(), stream.receive_until_end())
+                assert stream.acked == 4 * window
+
+        run(script())
+
+    def test_waiting_for_credit_is_told_unless_the_script_keeps_still(self) -> None:
+        async def script(tell: bool) -> None:
+            window = 1 << 16
+            async with both({"tell_blocked": tell}, server={"max_stream_data": window, "max_data": window}) as peers:
+                stream = await peers.client.open_stream()
+                await stream.send(bytes(4 * window), fin=True)
+                data, _ = await (await peers.server.accept_stream()).receive_until_end()
+                assert len(data) == 4 * window
+                told = [each for each in peers.server.frames if isinstance(each.frame, DataBlocked | StreamDataBlocked)]
+                assert bool(told) is tell
+
+        for tell in (True, False):
+            run(script(tell))
+
+    def test_an_open_stream_waits_for_credit_in_silence(self) -> None:
+        async def script() -> None:
+            server = {"max_streams_bidi": 1, "streams_credit": False}
+            async with both({"tell_blocked": False}, server=server) as peers:
+                await (await peers.client.open_stream()).send(b"a")
+                waiting = asyncio.create_task(peers.client.open_stream())
+                await peers.client.ping()
+                assert not any(isinstance(each.frame, StreamsBlocked) for each in peers.server.frames)
+                peers.server.say(MaxStreams(2))
+                assert (await waiting).id == 4
 
         run(script())
 

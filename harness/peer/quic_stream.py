@@ -45,6 +45,7 @@ class QuicPeerStream:
         self._end: StreamEnd | None = None
         self._stop_code: int | None = None
         self._delivered = False
+        self._sent = 0
         self.received = 0
         """Octets that came in all."""
 
@@ -87,24 +88,42 @@ class QuicPeerStream:
 
     async def send(self, data: bytes, *, fin: bool = False) -> None:
         """Send octets, and FIN with the last of them. Waits while much more than the other side takes lies unsent.
-        Raises `LinkReset`, `DeadlineExpired`."""
+        Raises `LinkReset` behind the end of the connection or the other side's STOP_SENDING, `DeadlineExpired`."""
         for at in range(0, len(data), CHUNK) if data else (0,):
             last = at + CHUNK >= len(data)
             self.send_now(data[at : at + CHUNK], fin=fin and last)
             if self.unsent > HIGH_WATER:
-                await self._peer.until(lambda: self.unsent <= HIGH_WATER, f"credit for {self._at}")
+                await self._peer.until(lambda: self.unsent <= HIGH_WATER or self._is_stopped, f"credit for {self._at}")
 
     def send_now(self, data: bytes, *, fin: bool = False) -> None:
         """As `send`, without waiting for credit. Raises `LinkReset`."""
         self._peer.check()
+        if self._is_stopped:
+            raise LinkReset(f"stream {self.id} was stopped with code {self._stop_code}")
         self._peer.channel.sent("stream data", detail=stream_detail(self.id, fin=fin), data=data)
         self._peer.wire.send_stream(self.id, data, fin=fin)
+        self._sent += len(data)
         self._peer.flush()
 
     @property
     def unsent(self) -> int:
         """Octets that were given to `send` and did not go out yet."""
         return self._peer.wire.unsent(self.id)
+
+    @property
+    def _is_stopped(self) -> bool:
+        """Whether the other side's STOP_SENDING has ended our half."""
+        return self._stop_code is not None and self._peer.wire.options.answer_stop_sending
+
+    @property
+    def acked(self) -> int:
+        """Octets that the other side has acknowledged, from the start and without a gap."""
+        return self._sent if self._delivered else self._peer.wire.acknowledged(self.id)
+
+    @property
+    def credit(self) -> int:
+        """The offset up to which the other side lets us send now (MAX_STREAM_DATA)."""
+        return self._peer.wire.send_limit(self.id)
 
     async def finish(self) -> None:
         """End our half: FIN behind what was sent."""

@@ -174,6 +174,16 @@ class QuicConnection(Receiving, Sending):
         stream = self.table.streams.get(stream_id)
         return stream.send.unsent if stream is not None and stream.send is not None else 0
 
+    def acknowledged(self, stream_id: int) -> int:
+        """Octets of the stream that the other side has acknowledged, from the start; 0 for a stream that is over."""
+        stream = self.table.streams.get(stream_id)
+        return stream.send.acknowledged if stream is not None and stream.send is not None else 0
+
+    def send_limit(self, stream_id: int) -> int:
+        """The offset up to which the other side lets us send on the stream now; 0 for a stream that is over."""
+        stream = self.table.streams.get(stream_id)
+        return stream.send_limit if stream is not None else 0
+
     def reset_stream(self, stream_id: int, code: int) -> None:
         """RESET_STREAM. Raises `QuicUsageError` where we have no such half."""
         self.table.reset(stream_id, code)

@@ -35,6 +35,7 @@ class QuicOptions:
       Initials as short as they are. `grease` adds a reserved transport parameter.
     - `tamper_datagram(index, datagram)` sees every datagram of ours before it goes out, and gives what goes out
       instead: other octets, several datagrams, or None for nothing.
+    - `tell_blocked` False never says that we wait for credit (RFC 9000 section 4.2 asks nobody to count on it).
     - `acknowledge` False never sends ACK. `answer_violations` False keeps still where the RFC asks for a close;
       `answer_stop_sending`, `answer_path_challenge` likewise. `issue_ids` is how many connection ids we give the other
       side beyond the first (its limit permitting).
@@ -65,6 +66,7 @@ class QuicOptions:
     window: int = 1 << 16
     pad_initials: bool = True
     tamper_datagram: Tamper | None = None
+    tell_blocked: bool = True
     acknowledge: bool = True
     answer_violations: bool = True
     answer_stop_sending: bool = True

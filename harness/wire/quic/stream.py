@@ -44,6 +44,11 @@ class SendPart:
         return self.end - self.highest
 
     @property
+    def acknowledged(self) -> int:
+        """Octets from the start that the other side has without a gap."""
+        return self._base
+
+    @property
     def unacknowledged(self) -> int:
         """Octets that are kept."""
         return len(self._buffer)

@@ -162,7 +162,8 @@ class StreamTable:
         kind = 0 if bidirectional else UNIDIRECTIONAL
         limit = self._remote_max_streams[kind]
         if self._next[kind] // 4 >= limit:
-            self._queue(StreamsBlocked(limit, bidirectional))
+            if self._options.tell_blocked:
+                self._queue(StreamsBlocked(limit, bidirectional))
             raise StreamLimitReached(
                 f"the other side allows {limit} {'bi' if bidirectional else 'uni'}directional streams"
             )
@@ -256,6 +257,8 @@ class StreamTable:
     def _note_blocked(self, stream: StreamState) -> None:
         if stream.send is None or not stream.send.due:
             self._due.pop(stream.id, None)
+        elif not self._options.tell_blocked:
+            return
         elif stream.send.highest >= stream.send_limit:
             if stream.blocked_at != stream.send_limit:
                 stream.blocked_at = stream.send_limit
