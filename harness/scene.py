@@ -150,15 +150,18 @@ class Scene:
         self._closers.append(peer.close)
         return peer
 
-    async def udp(self, name: str = "main", *, endpoint: Endpoint | None = None) -> UdpLink:
-        """A UDP flow to the endpoint's address; through the faults of the run, where there are any."""
+    async def udp(
+        self, name: str = "main", *, endpoint: Endpoint | None = None, local: str | None = None
+    ) -> UdpLink:
+        """A UDP flow to the endpoint's address; through the faults of the run, where there are any. `local` is the
+        address that it comes from (`127.0.0.2`), which the engine then sees: no relay of the run is between."""
         where = endpoint or self.endpoint(name)
-        if self._faults and not isinstance(where, RelayedEndpoint):
+        if self._faults and local is None and not isinstance(where, RelayedEndpoint):
             self._relayed += 1
             plan = self._faults.seeded(f"{self.case.id}[{self.variant.label}]", self._relayed)
             where = await self.faults(name, plan=plan, endpoint=where)
         try:
-            link = await connect_udp(where.address, where.port)
+            link = await connect_udp(where.address, where.port, local=local)
         except OSError as error:
             raise LinkReset(f"UDP: {(error.strerror or str(error)).lower()}") from error
         self._closers.append(link.close)

@@ -133,3 +133,8 @@ def test_what_may_start_a_connection() -> None:
     assert (RULES.wants_retry(63, 64), RULES.wants_retry(64, 64)) == (False, True)
     assert (RULES.has_room(0, 1), RULES.has_room(1, 1)) == (True, False)
     assert RULES.follows(Address("192.0.2.1", 1), Address("192.0.2.2", 2))
+
+
+def test_what_belongs_to_no_connection_gets_no_answer() -> None:
+    assert RULES.answer_to_stray(b"\x40" + bytes(42)) == b""
+    assert RULES.answer_to_stray(b"\xe0\0\0\0\1\0\0" + bytes(1200)) == b""

@@ -258,3 +258,18 @@ def test_received_datagrams_are_bounded() -> None:
                 await both.server.receive_datagram()
 
     run(main())
+
+
+def test_what_comes_before_our_close_has_gone_out_has_no_effect() -> None:
+    async def main() -> None:
+        async with ends() as both:
+            late: list[bytes] = []
+            both.client._send = lambda packet, hop: late.append(packet)
+            both.client.open(b"late")
+            both.server.close(7, "over")
+            for packet in late:
+                both.server.receive(packet, HOP)
+            assert late
+            assert not both.server.streams
+
+    run(main())

@@ -68,6 +68,20 @@ def test_each_address_is_a_flow_in_order_of_arrival() -> None:
     asyncio.run(script())
 
 
+def test_a_flow_comes_from_the_address_that_is_asked_for() -> None:
+    async def script() -> None:
+        listener = await started()
+        client = await connect_udp(listener.host, listener.port, local="127.0.0.2")
+        client.send(b"hello")
+        flow = await listener.accept()
+        assert flow.remote == client.local
+        assert client.local[0] == "127.0.0.2"
+        client.abort()
+        await listener.stop()
+
+    asyncio.run(script())
+
+
 def test_a_port_where_nobody_listens_resets_the_flow_behind_what_arrived() -> None:
     async def script() -> None:
         listener = await started()

@@ -622,6 +622,12 @@ class TestSay:
         pair.run(lambda: frames(pair.server, Stream) == [Stream(0, 0, b"a", implicit_length=True)], 60)
         assert any("retire_prior_to" in event.what for event in broken_rules(pair.server))
 
+    def test_a_packet_without_frames(self) -> None:
+        pair = Pair(server=usual_server(answer_violations=False)).connect()
+        pair.client.wire.say_raw(b"")
+        pair.run(lambda: bool(broken_rules(pair.server)))
+        assert broken_rules(pair.server)[0].what == "packet without frames"
+
     def test_level(self) -> None:
         pair = Pair(server=usual_server(answer_violations=False))
         pair.client.wire.say(Stream(0, 0, b"too early"), level=Level.INITIAL)

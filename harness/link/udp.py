@@ -195,11 +195,12 @@ def _connected(family: int, remote: Any, local: Any = None) -> socket.socket:
     return sock
 
 
-async def connect_udp(host: str, port: int, *, leg: str = DOWNSTREAM) -> UdpLink:
-    """A flow of `leg` from a port of its own to `host:port`; nothing is sent yet. Raises `OSError`."""
+async def connect_udp(host: str, port: int, *, leg: str = DOWNSTREAM, local: str | None = None) -> UdpLink:
+    """A flow of `leg` from a port of its own to `host:port`, of the address `local` where it is given; nothing is sent
+    yet. Raises `OSError`."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM)
     family, _, _, _, remote = found[0]
-    return UdpLink(_connected(family, remote), leg)
+    return UdpLink(_connected(family, remote, None if local is None else (local, 0)), leg)
 
 
 class UdpFlow(_Flow):

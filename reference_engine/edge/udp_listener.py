@@ -166,6 +166,8 @@ class UdpListener:
             transport = self._by_cid.get(datagram[1 : 1 + CID_LENGTH])
         if transport is None:
             self.counts["unknown"] += 1
+            if answer := rules.answer_to_stray(datagram):
+                self._send(answer, hop)
         elif transport.connection.get_peer_address() in (None, hop) or rules.follows(_address(hop), transport.peer):
             transport.receive(datagram, hop)
             if not transport.connection.started:

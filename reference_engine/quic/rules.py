@@ -91,6 +91,12 @@ class QuicRules:
         14.1)."""
         return size >= SMALLEST_DATAGRAM and len(cid) >= 8
 
+    def answer_to_stray(self, datagram: bytes) -> bytes:
+        """What a datagram is answered with that belongs to no connection and starts none: nothing (RFC 9000 section
+        5.2.2). No stateless reset either, since the tokens are kept nowhere but with their connections."""
+        del datagram
+        return b""
+
     def wants_retry(self, unfinished: int, threshold: int) -> bool:
         """Whether a new client has to prove its address first: while many handshakes are unfinished (RFC 9000 section
         8.1.2)."""

@@ -124,6 +124,8 @@ class QuicTransport:
         if self._last_words:
             self._repeat_last_words()
             return
+        if self.end is not None:
+            return  # Over for us, though our close has not gone out yet: aioquic would go on, and even complete.
         self._guarded(lambda now: self.connection.receive_datagram(packet, hop, now=now))
         self._dispatch()
         self.plan()

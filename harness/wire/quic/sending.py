@@ -275,6 +275,9 @@ class Sending(ConnectionState):
     def _seal(self, packet: Planned, total: int) -> bytes:
         keys = self.keys_of(packet.level)
         assert keys is not None
+        if not packet.payload:
+            # A script wants no frames at all: a number of four octets is enough to sample (RFC 9001 section 5.4.2).
+            packet.outgoing = dataclasses.replace(packet.outgoing, number_length=4)
         sealed = packet.outgoing.seal(keys, bytes(packet.payload))
         packet.space.next_number += 1
         frames = tuple(frame for frame in packet.frames if not isinstance(frame, Padding))
