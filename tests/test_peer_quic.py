@@ -14,7 +14,7 @@ from harness.link.deadline import set_default
 from harness.link.stream import LinkReset
 from harness.link.udp import UdpListener, connect_udp
 from harness.peer.quic import QuicEnd, QuicPeer, StreamEnd
-from harness.wire.quic import Level
+from harness.wire.quic import Level, PacketKind
 from harness.wire.quic.frames import MaxStreams, Ping, Stream
 from tests.quic_peers import both, client_options, server_options
 
@@ -47,6 +47,20 @@ class TestHandshake:
                 assert peers.told(DOWNSTREAM, "client") == ["Initial"]
                 assert peers.told(DOWNSTREAM, "engine") == ["handshake complete"]
                 assert peers.told(UPSTREAM, "engine") == ["Initial", "handshake complete"]
+
+        run(script())
+
+    def test_what_came_in_which_packet(self) -> None:
+        async def script() -> None:
+            async with both({"token": b"a token"}) as peers:
+                way, first = peers.server.wire.packets[0]
+                assert (way, first.kind, first.datagram, first.token) == (
+                    "received",
+                    PacketKind.INITIAL,
+                    1200,
+                    b"a token",
+                )
+                assert first.size <= first.datagram
 
         run(script())
 

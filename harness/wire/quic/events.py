@@ -26,7 +26,7 @@ class FrameSeen:
 @dataclass(frozen=True, slots=True)
 class PacketInfo:
     """One packet, sent or received; `size` in octets of it alone, `datagram` those of the whole datagram (0: not known
-    yet). `trouble` says why nothing could be done with a received one."""
+    yet). `token` is a received Initial's. `trouble` says why nothing could be done with a received one."""
 
     time: float
     kind: PacketKind
@@ -38,6 +38,7 @@ class PacketInfo:
     frames: tuple[Frame, ...] = ()
     phase: int | None = None
     datagram: int = 0
+    token: bytes = b""
     trouble: str = ""
 
 

@@ -119,7 +119,7 @@ class Receiving(ConnectionState):
             self._look_for_reset(datagram)
             return
         try:
-            self._take_payload(header, level, number, first, payload)
+            self._take_payload(header, level, number, first, payload, len(datagram))
         except Violation as violation:
             self.fail(violation)
 
@@ -160,7 +160,7 @@ class Receiving(ConnectionState):
             self.finish(QuicEnd("reset"))
             self.over = True
 
-    def _take_payload(self, header: Header, level: Level, number: int, first: int, payload: bytes) -> None:
+    def _take_payload(self, header: Header, level: Level, number: int, first: int, payload: bytes, size: int) -> None:
         space = self.spaces[SPACE_OF[level]]
         phase = first >> 2 & 1 if level == Level.APPLICATION else None
         duplicate = space.is_duplicate(number)
@@ -181,6 +181,8 @@ class Receiving(ConnectionState):
                 header.source,
                 tuple(frames),
                 phase,
+                size,
+                token=header.token,
                 trouble="duplicate" if duplicate else str(broken or ""),
             )
         )
