@@ -243,6 +243,11 @@ class QuicRules:
             client.close(close.code, close.reason, application=close.application)
             client.flush()
 
+    def ends_other(self, end: QuicEnd) -> bool:
+        """Whether the end of one leg is that of the other, whatever it was (RFC 9000 sections 10.1, 10.2)."""
+        del end
+        return True
+
     def lets_finish(self, end: QuicEnd) -> bool:
         """Whether what has come before a close is still handed on, for a moment, before the close is: a peer may close
         right behind its last octets, and directly they would have arrived."""

@@ -183,6 +183,8 @@ class Legs:
         end = over.end
         if end is None:
             return
+        if not self._rules.ends_other(end):
+            await other.closed()
         if self._rules.lets_finish(end):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FINISH_SECONDS):
