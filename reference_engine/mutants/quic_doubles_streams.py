@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -13,9 +14,10 @@ from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream, QuicStreamReceiver
 
-from reference_engine.mutants._quic_doubles import FlawedQuic, double
+from reference_engine.mutants._quic import Flawed, quic_double
 from reference_engine.mutants.registry import Reached
 
+double = functools.partial(quic_double, side="both")
 LEAST_REUSED = 40
 """Ids from here on are used again: a sanity case opens no stream that high."""
 
@@ -36,7 +38,7 @@ class FlawedReceiver(QuicStreamReceiver):
         return events.StreamDataReceived(data=data, end_stream=fin, stream_id=self._stream_id or 0)
 
 
-class Receiving(FlawedQuic):
+class Receiving(Flawed):
     """A connection whose streams receive by `receiver`."""
 
     receiver: type[FlawedReceiver]
@@ -106,7 +108,7 @@ class OverlapTwice(Receiving):
 
 
 @double("quic-stop-ignored", ("RFC9000-3.5-1", "RFC9000-3.5-2", "QUIC-013"), "goes on sending when asked to stop")
-class StopIgnored(FlawedQuic):
+class StopIgnored(Flawed):
     """Reads STOP_SENDING, and does nothing about it."""
 
     def _handle_stop_sending_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
@@ -119,7 +121,7 @@ class StopIgnored(FlawedQuic):
 
 
 @double("quic-credit-ignored", ("RFC9000-2.2-2",), "sends beyond MAX_STREAM_DATA")
-class StreamCreditIgnored(FlawedQuic):
+class StreamCreditIgnored(Flawed):
     """Only the connection's credit counts."""
 
     def _write_stream_frame(
@@ -134,7 +136,7 @@ class StreamCreditIgnored(FlawedQuic):
 
 
 @double("quic-credit-ignored-conn", ("RFC9000-2.2-2",), "sends beyond MAX_DATA")
-class ConnectionCreditIgnored(FlawedQuic):
+class ConnectionCreditIgnored(Flawed):
     """Only the stream's credit counts."""
 
     def _write_stream_frame(
@@ -147,7 +149,7 @@ class ConnectionCreditIgnored(FlawedQuic):
 
 
 @double("quic-stream-limit-ignored", ("RFC9000-4.6-3",), "opens more streams than the other side allows")
-class StreamLimitIgnored(FlawedQuic):
+class StreamLimitIgnored(Flawed):
     """MAX_STREAMS does not matter."""
 
     def may_open(self, *, unidirectional: bool) -> bool:
@@ -166,7 +168,7 @@ class StreamLimitIgnored(FlawedQuic):
 
 
 @double("quic-limits-fall", ("RFC9000-4.1-2",), "takes limits that are lower than those before")
-class LimitsFall(FlawedQuic):
+class LimitsFall(Flawed):
     """MAX_DATA and MAX_STREAM_DATA count as they come."""
 
     def _handle_max_data_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
@@ -189,7 +191,7 @@ class LimitsFall(FlawedQuic):
 
 
 @double("quic-credit-on-demand", ("RFC9000-4.2-1",), "raises a stream's limit only for whoever says that it waits")
-class CreditOnDemand(FlawedQuic):
+class CreditOnDemand(Flawed):
     """MAX_STREAM_DATA answers STREAM_DATA_BLOCKED."""
 
     def _handle_stream_data_blocked_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
@@ -211,7 +213,7 @@ class CreditOnDemand(FlawedQuic):
 
 
 @double("quic-reset-drops-credit", ("RFC9000-4.4-1",), "gives no more credit on a stream whose other half it reset")
-class ResetDropsCredit(FlawedQuic):
+class ResetDropsCredit(Flawed):
     """The state of flow control goes with the first half that is over."""
 
     def _write_stream_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream) -> None:
@@ -225,7 +227,7 @@ class ResetDropsCredit(FlawedQuic):
 # Faults that are passed over
 
 
-class Forgiving(FlawedQuic):
+class Forgiving(Flawed):
     """Drops a STREAM or RESET_STREAM frame that breaks a rule, and goes on."""
 
     forgiven: int
@@ -272,7 +274,7 @@ class FinalSizeForgiven(Forgiving):
 @double(
     "quic-lower-ids-unknown", ("RFC9000-3.2-1",), "takes lower ids than the one that came for streams that are over"
 )
-class LowerIdsUnknown(FlawedQuic):
+class LowerIdsUnknown(Flawed):
     """The stream that comes is the only one that it opens."""
 
     def _get_or_create_stream(self, frame_type: int, stream_id: int) -> QuicStream:
@@ -286,7 +288,7 @@ class LowerIdsUnknown(FlawedQuic):
 
 
 @double("quic-id-reused", ("RFC9000-2.1-1",), "opens a stream under the id of one that is over")
-class IdReused(FlawedQuic):
+class IdReused(Flawed):
     """Whenever the last one of that kind is over."""
 
     def get_next_available_stream_id(self, is_unidirectional: bool = False) -> int:
