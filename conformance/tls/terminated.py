@@ -131,7 +131,13 @@ async def test_both_versions_are_served(scene: Scene) -> None:
 
 
 @case(
-    "tls-leg-01", checks=["TLS-005"], publish=by_mode, over={"mode": MODES}, needs=["dynamic", "tls-link"], family="tls"
+    "tls-leg-01",
+    checks=["TLS-005"],
+    publish=by_mode,
+    over={"mode": MODES},
+    needs=["dynamic"],
+    family="tls",
+    axes=["agent.transport"],
 )
 async def test_the_agent_leg_is_encrypted(scene: Scene) -> None:
     """Between agent and engine everything is encrypted, whatever the tunnel's mode.
