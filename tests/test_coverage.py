@@ -242,9 +242,11 @@ class TestExplain:
             settings={"timeout.drain-ms": 5},
             needs=("dynamic",),
             sanity=True,
+            axes=("agent.transport",),
         )
         out = explained("one", found)
         for part in (
+            "also over    agent.transport",
             "What it sends, and what it expects.",
             "TLS-001",
             "tls1.3       - main: protocol=tls, tls_min_version=tls1.3",

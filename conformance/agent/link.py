@@ -276,7 +276,7 @@ def with_unknown(message: ProtobufMessage) -> None:
     message.MergeFromString(b"\xc2\x3e\x03\x01\x02\x03")
 
 
-@agent_case("agent-frame-06", checks=["AGENT-012", "EDGE-029"], features=["agent.private"])
+@agent_case("agent-frame-06", checks=["AGENT-012", "EDGE-029"], features=["agent.private"], needs=["tls-link"])
 async def test_the_answer_stands_alone_in_its_record(scene: Scene) -> None:
     """ProxyRsp and StreamRsp are written alone: stream octets come in a later record.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from conformance.edge._helpers import engine_endpoint, serves, trust
+from conformance.tls._steps import serving
 from harness.engine.driver import Endpoint
 from harness.link.deadline import deadline
 from harness.model.case import Variant, case
@@ -30,7 +31,8 @@ async def test_the_certificate_is_valid_for_a_tunnels_name(scene: Scene) -> None
 
     The client trusts only the engine's CA and checks the tunnel's name. In TLS 1.2 and 1.3.
     """
-    await _verifies(scene, scene.endpoint(), VERSIONS[scene.variant["version"]])
+    async with serving(scene):
+        await _verifies(scene, scene.endpoint(), VERSIONS[scene.variant["version"]])
     with scene.judging("EDGE-019"):
         if scene.variant["endpoint"] != "upstream-tls":
             await serves(scene)

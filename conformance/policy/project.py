@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from conformance.edge._helpers import serves
+from conformance.tls._steps import quiet, serving
 from conformance.validation._judging import ask, told
 from harness.engine.driver import Endpoint, Refused
 from harness.model.case import Variant, case
@@ -31,15 +32,15 @@ def ended(variant: Variant) -> TunnelSpec:
 async def test_the_projects_lowest_version_binds_where_the_edge_ends_tls(scene: Scene) -> None:
     """With TLS 1.3 as the project's lowest version a client of TLS 1.2 is refused in the handshake, one of 1.3 served.
 
-    Nothing of the refused client reaches the upstream.
+    No octet of the refused client reaches the upstream.
     """
     with scene.judging("POL-009"):
         old = await scene.tls_client(versions=(TLS12,), handshake=False)
-        end = await old.try_handshake()
+        async with serving(scene):
+            end = await old.try_handshake()
         refused = not isinstance(end, HandshakeDone)
         scene.expect("POL-009", refused, expected="TLS 1.2 refused", actual=str(end))
-    await scene.settle()
-    await scene.untouched("POL-009")
+    await quiet(scene, "POL-009")
     with scene.judging("POL-009"):
         await serves(scene, versions=(TLS13,))
 

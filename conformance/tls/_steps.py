@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,6 +135,19 @@ async def refused(scene: Scene, requirement: str, allowed: Ending, *, name: str 
         await ended(scene, requirement, client, end, allowed)
         await client.close()
     return end
+
+
+@contextlib.asynccontextmanager
+async def serving(scene: Scene, *names: str) -> AsyncIterator[None]:
+    """While the block runs, each of these tunnels' upstreams that speaks TLS of its own answers the engine's
+    handshakes: an engine may make them before it ends the client's, or refuses that. For a client that no upstream is
+    to serve: what reached one all the same is among the strays that `quiet` looks at."""
+    async with contextlib.AsyncExitStack() as stack:
+        for name in names or ("main",):
+            spec = scene.spec(name)
+            if spec.family == "tls" and spec.upstream == "tls" and spec.tls_mode != "passthrough":
+                await stack.enter_async_context(scene.upstream(name).serving_tls())
+        yield
 
 
 async def quiet(scene: Scene, *requirements: str, name: str = "main") -> None:

@@ -15,6 +15,7 @@ from conformance.tls._steps import (
     quiet,
     reached,
     refusal,
+    serving,
     spec_of,
     works,
 )
@@ -111,7 +112,8 @@ async def _selects_none(scene: Scene, row: str, client: TlsPeer, allowed: Ending
     """The client is refused, as `allowed` says, and where TLS goes through its hello comes to none of these upstreams:
     there nobody would answer it, and the client would only see silence."""
     if scene.spec().tls_mode != "passthrough":
-        await ended(scene, row, client, await refusal(client, say=scene.nonce()), allowed)
+        async with serving(scene, *names):
+            await ended(scene, row, client, await refusal(client, say=scene.nonce()), allowed)
         return
     result = await _routed(scene, client, *names)
     if isinstance(result, End):
@@ -256,13 +258,14 @@ async def test_without_a_name_no_tunnel_is_reached(scene: Scene) -> None:
     await works(scene, "RFC8446-9.2-2")
     with scene.judging("RFC8446-9.2-2"):
         client = await _attempt(scene, {"server_name": None})
-        result = await client.try_handshake()
-        if isinstance(result, End):
-            await ended(scene, "RFC8446-9.2-2", client, result, NO_NAME)
-        else:
-            await client.send(scene.nonce())
-            await client.end()
-            scene.allow("RFC8446-9.2-2", "base-host certificate")
+        async with serving(scene):
+            result = await client.try_handshake()
+            if isinstance(result, End):
+                await ended(scene, "RFC8446-9.2-2", client, result, NO_NAME)
+            else:
+                await client.send(scene.nonce())
+                await client.end()
+                scene.allow("RFC8446-9.2-2", "base-host certificate")
         scene.allow("RFC8446-9.3-5", no_name)
         await client.close()
     await quiet(scene, "RFC8446-9.2-2", "RFC8446-9.3-5")

@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from conformance.edge._helpers import engine_endpoint
-from conformance.tls._steps import ENDED, Ending, ended, ending_any, messages, quiet, reached, refusal, works
+from conformance.tls._steps import (
+    ENDED,
+    Ending,
+    ended,
+    ending_any,
+    messages,
+    quiet,
+    reached,
+    refusal,
+    serving,
+    works,
+)
 from harness.link.stream import End
 from harness.model.case import Variant, case
 from harness.model.spec import TunnelSpec, http, tls
@@ -145,8 +156,9 @@ async def test_nothing_below_tls_12(scene: Scene) -> None:
                 client = await scene.tls_client(
                     handshake=False, versions=(version,), suites=(*SUITES, *old), hello=_listing(version, listed)
                 )
-                end = await _first_answer(scene, row, client)
-                await ended(scene, row, client, end, NEVER)
+                async with serving(scene):
+                    end = await _first_answer(scene, row, client)
+                    await ended(scene, row, client, end, NEVER)
     if scene.spec().family == "http":
         await scene.settle()
         await scene.untouched(row)

@@ -42,28 +42,29 @@ async def test_what_is_left_out_is_derived_and_reported(scene: Scene) -> None:
         await serves(scene)
 
 
+BY_PROTOCOL = {
+    "tls": tls(),
+    "http": http(),
+    "passthrough": tls(tls_mode="passthrough"),
+    "dtls": dtls(),
+    "quic": quic(),
+    "h3": http(http_version="h3"),
+}
+
+
 @case(
     "val-02-type",
     checks=["VAL-002"],
     needs=["dynamic"],
-    features=["validation"],
-    over={"asked": ["tls", "http", "passthrough", "dtls", "quic", "h3"]},
+    features=lambda variant: ["validation", *sorted(BY_PROTOCOL[variant["asked"]].features())],
+    over={"asked": list(BY_PROTOCOL)},
     family="tls",
 )
 async def test_the_type_follows_from_the_protocol(scene: Scene) -> None:
     """TLS and HTTP tunnels are byte streams, DTLS, QUIC and HTTP with h3 are datagram, unless the request says so."""
-    specs = {
-        "tls": tls(),
-        "http": http(),
-        "passthrough": tls(tls_mode="passthrough"),
-        "dtls": dtls(),
-        "quic": quic(),
-        "h3": http(http_version="h3"),
-    }
-    spec = specs[scene.variant["asked"]]
-    need(scene, spec)
-    datagram = scene.variant["asked"] in ("dtls", "quic", "h3")
-    await gives(scene, "VAL-002", spec, type="datagram" if datagram else "bytestream")
+    asked = scene.variant["asked"]
+    datagram = asked in ("dtls", "quic", "h3")
+    await gives(scene, "VAL-002", BY_PROTOCOL[asked], type="datagram" if datagram else "bytestream")
 
 
 @case("val-03-given", checks=["VAL-003"], needs=["dynamic"], features=["validation", "tls.terminated"], family="tls")

@@ -166,6 +166,7 @@ def _case(case: Case, ledger: Ledger) -> Iterator[str]:
     yield from _field("features", ", ".join(sorted(features)) or "none")
     yield from _field("only without", case.refusal)
     yield from _field("needs", ", ".join(sorted(case.needs)))
+    yield from _field("also over", ", ".join(sorted(case.axes)))
     yield from _field("revision", str(case.revision))
     traits = {"sanity": case.sanity, "single-family": case.single_family, "slow": case.slow}
     yield from _field("traits", ", ".join(name for name, held in traits.items() if held))

@@ -62,6 +62,10 @@ class RawPeer:
         data, self._kept = self._kept[:count], self._kept[count:]
         return data
 
+    def unread(self, data: bytes) -> None:
+        """Have `data`, which was read last, come again: it was not for whoever read it."""
+        self._kept = data + self._kept
+
     async def receive_until_end(self) -> tuple[bytes, End]:
         """Everything up to the end of the stream, and how it ended. Raises `DeadlineExpired`, `PeerMismatch` above
         `READ_LIMIT`."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +47,7 @@ class UpstreamSide:
         self._transcript = transcript
         self._name = name
         self._accepted = 0
-        self._strays: list[RawPeer | PacketPeer] = []
+        self._strays: list[RawPeer | PacketPeer | TlsPeer] = []
         self._peers: list[RawPeer | PacketPeer] = []
 
     async def accept(self) -> RawPeer:
@@ -99,9 +101,13 @@ class UpstreamSide:
             if not reading.done():
                 return False
             try:
-                return reading.result() == nonce
+                began = reading.result()
             except (PeerMismatch, LinkReset, DeadlineExpired):
                 return False
+            if began != nonce:
+                # They are what a stray is told by.
+                peer.unread(began)
+            return began == nonce
         finally:
             for task in (reading, newer):
                 task.cancel()
@@ -110,19 +116,47 @@ class UpstreamSide:
     async def accept_tls(self, *, handshake: bool = True, **options: Any) -> TlsPeer:
         """The next stream as a TLS server. `options` are those of `ServerOptions`; chain and key are the test PKI's
         unless given."""
+        peer = self._tls_peer(await self.accept(), options)
+        if handshake:
+            await peer.handshake()
+        return peer
+
+    def _tls_peer(self, raw: RawPeer, options: Mapping[str, Any]) -> TlsPeer:
         from harness.peer.tls import TlsPeer
         from harness.peer.tls_pki import upstream_identity
         from harness.wire.tls.server import ServerOptions
 
-        raw = await self.accept()
         chosen: dict[str, Any] = {"alpn": self._spec.tls_alpns, **options}
         if "chain" not in chosen:
             identity = upstream_identity()
             chosen["chain"], chosen["key"] = identity.chain, identity.key
-        peer = TlsPeer.server(raw.link, raw.channel, ServerOptions(**chosen))
-        if handshake:
-            await peer.handshake()
-        return peer
+        return TlsPeer.server(raw.link, raw.channel, ServerOptions(**chosen))
+
+    @contextlib.asynccontextmanager
+    async def serving_tls(self) -> AsyncIterator[None]:
+        """While the block runs, the upstream answers every TLS handshake that the engine begins there: no text says
+        whether that or the client's handshake comes first. No script has asked for these connections: they are strays,
+        with the application octets that they carried."""
+        answers: set[asyncio.Task[None]] = set()
+
+        def take(incoming: Incoming) -> TlsPeer:
+            peer = self._tls_peer(self._peer(incoming), {})
+            self._strays.append(peer)
+            return peer
+
+        async def answer() -> None:
+            while True:
+                answers.add(asyncio.create_task(_answer(take(await self._queue.get()))))
+
+        taking = asyncio.create_task(answer())
+        try:
+            yield
+        finally:
+            for task in (taking, *answers):
+                task.cancel()
+            await asyncio.gather(taking, *answers, return_exceptions=True)
+            for incoming in self._queue.drain():
+                take(incoming)
 
     async def check_nonce(self, peer: TlsPeer, nonce: bytes) -> None:
         """The first application octets of a TLS upstream must be `nonce`: a crossed wire can't pass as success."""
@@ -154,15 +188,23 @@ class UpstreamSide:
             await peer.close()
 
 
-async def _stray(peer: RawPeer | PacketPeer) -> Stray:
+async def _answer(peer: TlsPeer) -> None:
+    with contextlib.suppress(LinkReset, PeerMismatch, DeadlineExpired):
+        await peer.try_handshake()
+
+
+async def _stray(peer: RawPeer | PacketPeer | TlsPeer) -> Stray:
     if isinstance(peer, RawPeer):
         return Stray(await _ready_octets(peer))
-    packets = peer.arrived()
-    first = f": {packets[0][:40].hex()}" if packets else ""
-    return Stray(b"".join(packets)[:STRAY_LIMIT], f"a datagram channel with {len(packets)} packets{first}")
+    if isinstance(peer, PacketPeer):
+        packets = peer.arrived()
+        first = f": {packets[0][:40].hex()}" if packets else ""
+        return Stray(b"".join(packets)[:STRAY_LIMIT], f"a datagram channel with {len(packets)} packets{first}")
+    data = await _ready_octets(peer)
+    return Stray(data, f"a TLS connection with {len(data)} octets: {data[:40]!r}" if data else "a TLS connection")
 
 
-async def _ready_octets(peer: RawPeer) -> bytes:
+async def _ready_octets(peer: RawPeer | TlsPeer) -> bytes:
     """What has arrived on the stream already."""
     data = b""
     while len(data) < STRAY_LIMIT:
@@ -177,7 +219,7 @@ async def _ready_octets(peer: RawPeer) -> bytes:
             break
         try:
             chunk = reading.result()
-        except (LinkReset, DeadlineExpired):
+        except (LinkReset, PeerMismatch, DeadlineExpired):
             break
         if not chunk:
             break
