@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+import os
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from conformance.agent._steps import agent_case, channel, next_request, tunnel_of
-from conformance.quic._steps import echo, joined, over
+from conformance.quic._steps import TRIES, echo, ends, joined, over
 from harness.link.stream import LinkReset
 from harness.model.case import Variant, case
 from harness.model.spec import TunnelSpec, quic
@@ -16,9 +17,10 @@ from harness.peer.quic import QuicEnd, QuicPeer
 from harness.peer.quic_upstream import QuicUpstream
 from harness.peer.tls_pki import Leaf, expired_identity, self_signed, upstream_identity
 from harness.scene import Scene
-from harness.wire.quic import PacketInfo, PacketKind
-from harness.wire.quic.frames import Stream, elicits
+from harness.wire.quic import ErrorCode, PacketInfo, PacketKind, ParameterId
+from harness.wire.quic.frames import Crypto, Stream, elicits
 from harness.wire.quic.numbers import MIN_INITIAL
+from harness.wire.quic.packet import build_retry, parse_header
 from harness.wire.tls import TLS13
 
 NO_APPLICATION_PROTOCOL = 0x178
@@ -248,3 +250,117 @@ async def test_the_upstreams_certificate(scene: Scene) -> None:
         else:
             scene.allow(row, item)
             scene.record(row, "taken, and relayed")
+
+
+# What the edge must not take from an upstream
+
+
+class _Retries:
+    """In front of the first Retry of an upstream two that must be passed over, and one behind it."""
+
+    def __init__(self) -> None:
+        self._original = b""
+        self.sources = [os.urandom(8) for _ in range(3)]
+        """Connection ids that a client goes on with only where it believes a Retry that it must not believe."""
+        self.given = False
+
+    def on_packet(self, way: str, packet: PacketInfo) -> None:
+        """Note the destination of the edge's first Initial: what a Retry's tag is made over."""
+        if way == "received" and not self._original:
+            self._original = packet.destination
+
+    def tamper(self, index: int, datagram: bytes) -> Sequence[bytes] | bytes:
+        """What goes out instead of a datagram of the upstream."""
+        del index
+        header = parse_header(datagram, 0, 0)
+        if header.kind is not PacketKind.RETRY or self.given:
+            return datagram
+        self.given = True
+        forged, empty, second = self.sources
+        version, edge = header.version, header.destination
+        broken = build_retry(version, edge, forged, b"a forged token", self._original)
+        return [
+            broken[:-1] + bytes((broken[-1] ^ 1,)),
+            build_retry(version, edge, empty, b"", self._original),
+            datagram,
+            build_retry(version, edge, second, b"a second token", header.source),
+            build_retry(version, edge, second, b"a second token", self._original),
+        ]
+
+
+@case("quic-upstream-06", checks=["RFC9000-17.2.5.2-1"], publish=quic())
+async def test_one_genuine_retry_of_an_upstream(scene: Scene) -> None:
+    """The edge follows at most one Retry of an upstream, with a valid tag and a token.
+
+    The upstream answers the edge's first Initial with a Retry whose tag is wrong, one without a token, a genuine one,
+    and another one with a valid tag, each with a connection id of its own. The handshake completes with the genuine
+    one, and no packet of the edge goes to the connection id of another one. A round trip follows (B2).
+    """
+    row, retries = "RFC9000-17.2.5.2-1", _Retries()
+    options: dict[str, Any] = {"retry": True, "tamper_datagram": retries.tamper, "on_packet": retries.on_packet}
+    side, client = scene.quic_upstream(), await scene.quic_client(handshake=False, alpn=OFFER)
+    with scene.judging(row, ends=True):
+        _, server = await scene.both(client.handshake(), side.accept(alpn=OFFER, **options))
+        await echo(scene, client, server)
+    astray = [packet.destination.hex() for packet in _received(server) if packet.destination in retries.sources]
+    scene.expect(
+        row, not astray, expected="packets to the connection id of the genuine Retry", actual=f"{astray or 'no other'}"
+    )
+
+
+@case("quic-upstream-07", checks=["RFC9000-7.3-1"], publish=quic())
+async def test_an_upstream_that_falsifies_the_first_connection_id(scene: Scene) -> None:
+    """The edge ends the connection to an upstream whose parameters name another original connection id.
+
+    The upstream falsifies original_destination_connection_id. It sees the edge close with TRANSPORT_PARAMETER_ERROR or
+    PROTOCOL_VIOLATION, or another code, and no octet of a stream; the client's connection ends. Then the upstream is
+    sound, and a client gets through.
+    """
+    row, number = "RFC9000-7.3-1", ParameterId.ORIGINAL_DESTINATION_CONNECTION_ID
+    _, servers = await _unfit(scene, row, alpn=OFFER, parameters=lambda own: own.with_value(number, b"another"))
+    named = (ErrorCode.TRANSPORT_PARAMETER_ERROR, ErrorCode.PROTOCOL_VIOLATION)
+    with scene.judging(row, ends=True):
+        end = await over(servers[0])
+        closed = end.by_peer and end.kind == "transport"
+        scene.expect(row, closed, expected="CONNECTION_CLOSE of the edge at the upstream", actual=str(end))
+    scene.allow(row, "CONNECTION_CLOSE TRANSPORT_PARAMETER_ERROR" if end.code in named else "any other")
+    await _fits(scene, row)
+
+
+ASKED_AGAIN = bytes.fromhex("0d00000e 01ff 000a 000d 0006 0004 08040403")
+"""A CertificateRequest: a context of one octet, and the signature schemes that are wanted (RFC 8446 section 4.3.2)."""
+
+
+@case("quic-upstream-08", checks=["RFC9001-4.4-3"], publish=quic())
+async def test_an_upstream_that_asks_for_a_certificate_later(scene: Scene) -> None:
+    """The edge ends the connection to an upstream that asks for a client certificate behind the handshake.
+
+    A client and the upstream are joined; the upstream says a CertificateRequest in a CRYPTO frame. It sees the edge
+    close with PROTOCOL_VIOLATION or another code, and the client's connection ends.
+    """
+    row = "RFC9001-4.4-3"
+    client, server = await joined(scene, alpn=OFFER)
+    asked = Crypto(0, ASKED_AGAIN)
+    await ends(
+        scene, row, server, asked, named=ErrorCode.PROTOCOL_VIOLATION, first="CONNECTION_CLOSE PROTOCOL_VIOLATION"
+    )
+    client.strict = False
+    with scene.judging(row):
+        await over(client)
+
+
+@case("quic-upstream-09", checks=["RFC9000-10.3.1-1"], publish=quic())
+async def test_a_stateless_reset_of_the_upstream(scene: Scene) -> None:
+    """A datagram that ends in the upstream's reset token ends the connection there, and the client's with it.
+
+    The upstream announced the token in its parameters; a client is joined to it. It sends packets of 40 random octets
+    that end in the token. The client's connection ends, in any way.
+    """
+    row, token = "RFC9000-10.3.1-1", os.urandom(16)
+    client, server = await joined(scene, alpn=OFFER, upstream={"reset_token": token})
+    client.strict = False
+    for _ in range(TRIES):
+        server.send_packet(bytes((0x40 | os.urandom(1)[0] & 0x3F,)) + os.urandom(23) + token)
+    with scene.judging(row, ends=True):
+        end = await over(client)
+        scene.expect(row, end.kind != "idle", expected="the end of the connection", actual=str(end))

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from aioquic import tls
+from aioquic.buffer import Buffer  # type: ignore[attr-defined]
+from aioquic.quic import connection
+from aioquic.quic.packet import pull_quic_transport_parameters
 
 from reference_engine.edge.client_hello import ClientHello
 from reference_engine.mutants._quic import Flawed, FlawedEndpoints, FlawedServer, quic_double
 from reference_engine.mutants.edge import _self_signed
 from reference_engine.mutants.registry import Reached, mutant, swap
 from reference_engine.parts import Parts
-from reference_engine.quic.connection import Choice
+from reference_engine.quic.connection import Choice, JudgingContext
 from reference_engine.quic.rules import Offer
 
 NO_NAME = "\0"
@@ -222,3 +225,72 @@ class _AnyAnswer(Flawed):
             self.reached()
             self.tls._alpn_protocols = None
         super().receive_datagram(data, addr, now)
+
+
+@quic_double("quic-retry-unchecked", ("RFC9000-17.2.5.2-1",), "follows a Retry whatever its tag is", side="client")
+class _AnyRetry(Flawed):
+    def _receive_retry_packet(self, header: Any, packet_without_tag: bytes, now: float) -> None:
+        library: Any = connection
+        original = library.get_retry_integrity_tag
+
+        def tag(*arguments: Any, **options: Any) -> bytes:
+            if original(*arguments, **options) != header.integrity_tag:
+                self.reached()
+            return cast("bytes", header.integrity_tag)
+
+        library.get_retry_integrity_tag = tag
+        try:
+            super()._receive_retry_packet(header=header, packet_without_tag=packet_without_tag, now=now)
+        finally:
+            library.get_retry_integrity_tag = original
+
+
+@quic_double(
+    "quic-upstream-ids-unchecked",
+    ("RFC9000-7.3-1",),
+    "takes any original_destination_connection_id of an upstream",
+    side="client",
+)
+class _AnyOriginalId(Flawed):
+    def _parse_transport_parameters(self, data: bytes, from_session_ticket: bool = False) -> None:
+        told = pull_quic_transport_parameters(Buffer(data=data)).original_destination_connection_id
+        if told is not None and told != self._original_destination_connection_id:
+            self.reached()
+            self._original_destination_connection_id = told
+        super()._parse_transport_parameters(data, from_session_ticket)
+
+
+class _DeafToRequests(JudgingContext):
+    owner: Flawed
+
+    def handle_message(self, input_data: bytes, output_buf: dict[tls.Epoch, Any]) -> None:
+        """As the library's, without a CertificateRequest behind the handshake."""
+        if self.owner.handshake_complete and input_data[:1] == b"\x0d":
+            self.owner.reached()
+            return
+        super().handle_message(input_data, output_buf)
+
+
+@quic_double(
+    "quic-later-request-ignored",
+    ("RFC9001-4.4-3",),
+    "passes over an upstream's CertificateRequest behind the handshake",
+    side="client",
+)
+class _IgnoresRequests(Flawed):
+    tls: Any
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        self.tls.__class__ = _DeafToRequests
+        self.tls.owner = self
+
+
+@quic_double(
+    "quic-reset-unseen", ("RFC9000-10.3.1-1",), "does not know a stateless reset of an upstream", side="client"
+)
+class _NoReset(Flawed):
+    def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
+        """As the library's, which compares no token."""
+        self.reached()
+        connection.QuicConnection.receive_datagram(self, data, addr, now)
