@@ -150,9 +150,7 @@ class Scene:
         self._closers.append(peer.close)
         return peer
 
-    async def udp(
-        self, name: str = "main", *, endpoint: Endpoint | None = None, local: str | None = None
-    ) -> UdpLink:
+    async def udp(self, name: str = "main", *, endpoint: Endpoint | None = None, local: str | None = None) -> UdpLink:
         """A UDP flow to the endpoint's address; through the faults of the run, where there are any. `local` is the
         address that it comes from (`127.0.0.2`), which the engine then sees: no relay of the run is between."""
         where = endpoint or self.endpoint(name)
