@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -16,25 +15,32 @@ from conformance.quic._steps import (
     parse,
     passes,
 )
+from conformance.quic._strangers import (
+    EARLY,
+    FULL,
+    HANDSHAKE,
+    INITIAL,
+    SHORT,
+    a_stranger,
+    filling,
+    first_flight,
+    kinds_of,
+    long_header,
+    total,
+    without,
+)
 from harness.errors import EngineDeparted, PeerMismatch
-from harness.evidence.transcript import DOWNSTREAM
 from harness.link.stream import LinkReset
 from harness.model.case import case
 from harness.model.spec import quic
 from harness.peer.packets import PacketPeer
 from harness.peer.quic import QuicPeer
 from harness.scene import Scene
-from harness.wire.quic import VERSION_1, ClientOptions, Level, PacketKind, QuicClient
-from harness.wire.quic.codec import DecodeError, varint, varint_vector
+from harness.wire.quic import Level, PacketKind, QuicClient
 from harness.wire.quic.forge import flipped
 from harness.wire.quic.frames import Ack, Crypto, Datagram, Frame, Stream
 from harness.wire.quic.numbers import ErrorCode
-from harness.wire.quic.packet import parse_header
 
-INITIAL, EARLY, HANDSHAKE = 0xC0, 0xD0, 0xE0
-"""First octets of long headers of version 1, before header protection (RFC 9000 section 17.2)."""
-SHORT = 0x40
-FULL = 1200
 LIMIT = 3
 """How many times what came may go out to an address that is not validated (RFC 9000 section 8.1)."""
 OTHER_ADDRESS = "127.0.0.2"
@@ -45,60 +51,6 @@ HALF_OPEN, IDLE = 60, 30
 UPLOAD = 256 * 1024
 FORGED = 50
 COPIES = 3
-ID_LENGTH = 8
-
-
-def _filling(scene: Scene, size: int) -> bytes:
-    return random.Random(scene.nonce()).randbytes(size)
-
-
-def _long(first: int, destination: bytes, source: bytes, payload: bytes, token: bytes | None = None) -> bytes:
-    """A long header of version 1 in front of octets that no key has protected."""
-    ids = bytes((len(destination),)) + destination + bytes((len(source),)) + source
-    middle = b"" if token is None else varint_vector(token)
-    return bytes((first,)) + VERSION_1.to_bytes(4, "big") + ids + middle + varint(len(payload), 2) + payload
-
-
-async def _stranger(scene: Scene, name: str = "main", *, local: str | None = None) -> PacketPeer:
-    """A UDP flow to the endpoint, without any QUIC behind it."""
-    link = await scene.udp(name, local=local)
-    return PacketPeer(link, scene.transcript.channel(DOWNSTREAM, "client", f"stranger-{link.local[1]}"))
-
-
-def _first_flight(scene: Scene, **options: object) -> tuple[QuicClient, list[bytes]]:
-    """A client without a link, and its first datagrams."""
-    chosen = {"server_name": scene.endpoint().host, "alpn": scene.usual_alpn(), **options}
-    wire = QuicClient(ClientOptions.of(**chosen))
-    return wire, wire.outgoing(0.0)
-
-
-def _kinds(datagram: bytes) -> list[PacketKind]:
-    """What a datagram of the engine is made of, as far as headers tell."""
-    at = 0
-    found: list[PacketKind] = []
-    while at < len(datagram):
-        try:
-            header = parse_header(datagram, at, ID_LENGTH)
-        except DecodeError:
-            return found
-        found.append(header.kind)
-        at = header.end
-    return found
-
-
-def _without(datagram: bytes, kind: PacketKind) -> bytes | None:
-    """The datagram without its packets of `kind`, None where nothing is left."""
-    at, kept = 0, b""
-    while at < len(datagram):
-        header = parse_header(datagram, at, ID_LENGTH)
-        if header.kind != kind:
-            kept += datagram[at : header.end]
-        at = header.end
-    return kept or None
-
-
-def _total(datagrams: Sequence[bytes]) -> int:
-    return sum(map(len, datagrams))
 
 
 # Packets of no connection
@@ -118,16 +70,16 @@ async def test_packets_of_no_connection_are_dropped(scene: Scene) -> None:
     upstream has seen nothing.
     """
     kind, _, size = scene.variant["kind"].partition("-")
-    stranger = await _stranger(scene)
-    octets = _filling(scene, FULL)
+    stranger = await a_stranger(scene)
+    octets = filling(scene, FULL)
     if kind == "short":
         trigger = bytes((SHORT | octets[0] & 0x3F,)) + octets[1 : int(size)]
     else:
         first = HANDSHAKE if kind == "handshake" else EARLY
-        trigger = _long(first | octets[0] & 0x0F, octets[1:9], octets[9:17], octets[64:])
+        trigger = long_header(first | octets[0] & 0x0F, octets[1:9], octets[9:17], octets[64:])
     for _ in range(COPIES):
         await stranger.send(trigger)
-    await nothing_reached(scene, "RFC9000-5.2.2-3")
+    await scene.settle()
     answers = stranger.arrived()
     larger = [len(answer) for answer in answers if len(answer) >= len(trigger)]
     if larger:
@@ -140,9 +92,10 @@ async def test_packets_of_no_connection_are_dropped(scene: Scene) -> None:
         scene.allow("RFC9000-10.3-1", "reset smaller" if answers else "no reset")
     other = [answer for answer in answers if answer[:1] and (answer[0] & 0xC0 != SHORT or len(answer) < 21)]
     if other:
-        kinds = ", ".join(f"{[each.name.lower() for each in _kinds(each_one)]}" for each_one in other)
+        kinds = ", ".join(f"{[each.name.lower() for each in kinds_of(each_one)]}" for each_one in other)
         scene.depart("RFC9000-5.2.2-3", expected="silence, or a Stateless Reset", actual=f"packets: {kinds}")
     scene.allow("RFC9000-5.2.2-3", "Stateless Reset" if answers else "silence")
+    await scene.untouched("RFC9000-5.2.2-3")
 
 
 # What an address that proves nothing may cost
@@ -170,12 +123,12 @@ async def test_an_unproven_address_gets_three_times_what_it_sent(scene: Scene) -
     from another. While three seconds pass by the engine's own clock (clock connections, see `passes`) not more than
     3600 octets come back to the first, and no handshake to the second.
     """
-    _, padded = _first_flight(scene)
-    short, unpadded = _first_flight(scene, datagram_size=FULL - 1)
-    other = await _stranger(scene)
+    _, padded = first_flight(scene)
+    short, unpadded = first_flight(scene, datagram_size=FULL - 1)
+    other = await a_stranger(scene)
     await other.send(unpadded[0])
-    back = await _kept_still(scene, await _stranger(scene), padded)
-    sent, got = _total(padded), _total(back)
+    back = await _kept_still(scene, await a_stranger(scene), padded)
+    sent, got = total(padded), total(back)
     limit = f"at most {LIMIT * sent} octets back for the {sent} that were sent"
     actual = f"{got} octets in {len(back)} datagrams"
     scene.expect("RFC9000-8.1-1", got <= LIMIT * sent, expected=limit, actual=actual)
@@ -186,7 +139,7 @@ async def test_an_unproven_address_gets_three_times_what_it_sent(scene: Scene) -
         "RFC9001-9.3-1",
         not handshake,
         expected=f"no handshake for an Initial of {len(unpadded[0])} octets",
-        actual=f"{_total(answers)} octets back, CRYPTO in {len(handshake)} frames",
+        actual=f"{total(answers)} octets back, CRYPTO in {len(handshake)} frames",
     )
 
 
@@ -212,7 +165,7 @@ async def test_a_token_that_proves_nothing_lifts_no_limit(scene: Scene) -> None:
     The client then keeps still for three seconds of the engine's clock.
     """
     kind = scene.variant["token"]
-    token = _filling(scene, 64)
+    token = filling(scene, 64)
     if kind != "forged":
         client, _ = await joined(scene)
         given = client.tokens[-1] if client.tokens else b""
@@ -220,17 +173,17 @@ async def test_a_token_that_proves_nothing_lifts_no_limit(scene: Scene) -> None:
             token = flipped(given, -1) if kind == "foreign" else given
         else:
             scene.transcript.note("recorded", "no NEW_TOKEN: random octets stand for a token of the engine")
-    wire, flight = _first_flight(scene, token=token)
-    stranger = await _stranger(scene, local=OTHER_ADDRESS if kind == "moved" else None)
+    wire, flight = first_flight(scene, token=token)
+    stranger = await a_stranger(scene, local=OTHER_ADDRESS if kind == "moved" else None)
     back = await _kept_still(scene, stranger, flight)
-    sent, got = _total(flight), _total(back)
+    sent, got = total(flight), total(back)
     if got > LIMIT * sent:
         scene.depart(
             "RFC9000-8.1.4-1",
             expected=f"at most {LIMIT * sent} octets back for the {sent} that were sent",
             actual=f"{got} octets in {len(back)} datagrams",
         )
-    elif any(PacketKind.RETRY in _kinds(answer) for answer in back):
+    elif any(PacketKind.RETRY in kinds_of(answer) for answer in back):
         scene.allow("RFC9000-8.1.4-1", "Retry sent")
     else:
         _read(wire, back, Crypto)
@@ -285,17 +238,17 @@ async def _streams_once(
     scene: Scene, sender: QuicPeer, receiver: QuicPeer, repeating: Repeating, pair: tuple[QuicPeer, QuicPeer]
 ) -> None:
     row = "RFC9000-12.3-1"
-    contents = {scene.nonce(): _filling(scene, 5000) for _ in range(5)}
+    contents = {scene.nonce(): filling(scene, 5000) for _ in range(5)}
     repeating.on = True
-    for token, filling in contents.items():
-        await (await sender.open_stream()).send(token + filling, fin=True)
+    for token, content in contents.items():
+        await (await sender.open_stream()).send(token + content, fin=True)
     taken = []
     with scene.judging(row, ends=True):
-        for token, filling in contents.items():
+        for token, content in contents.items():
             stream = await receiver.accept_stream_with(token)
             got, end = await stream.receive_until_end()
-            if got != token + filling or end.kind != "fin":
-                raise PeerMismatch(f"{16 + len(filling)} octets and FIN, once", f"{len(got)} other octets, then {end}")
+            if got != token + content or end.kind != "fin":
+                raise PeerMismatch(f"{16 + len(content)} octets and FIN, once", f"{len(got)} other octets, then {end}")
             taken.append(stream)
     repeating.on = False
     await echo(scene, *pair, row)
@@ -348,8 +301,8 @@ async def test_packets_that_nobody_could_protect_do_no_harm(scene: Scene) -> Non
     seen = Repeating()
     client, server = await joined(scene, tamper_datagram=seen)
     token = scene.nonce()
-    content = token + _filling(scene, UPLOAD)
-    stranger = await _stranger(scene)
+    content = token + filling(scene, UPLOAD)
+    stranger = await a_stranger(scene)
     seen.on = True
     upload = await client.open_stream()
     step = len(content) // FORGED + 1
@@ -382,14 +335,14 @@ async def test_packets_that_nobody_could_protect_do_no_harm(scene: Scene) -> Non
 
 def _forged(scene: Scene, destination: bytes, genuine: bytes, number: int) -> bytes:
     """One packet with a connection's id that no key of it has protected."""
-    octets = _filling(scene, FULL)
+    octets = filling(scene, FULL)
     match number % 4:
         case 0:
             return bytes((SHORT | octets[0] & 0x3F,)) + destination + octets[1 : 21 + 20 * number]
         case 1:
-            return _long(HANDSHAKE | octets[0] & 0x0F, destination, octets[:8], octets[:200])
+            return long_header(HANDSHAKE | octets[0] & 0x0F, destination, octets[:8], octets[:200])
         case 2:
-            return _long(INITIAL | octets[0] & 0x0F, destination, octets[:8], octets[: FULL - 27], b"")
+            return long_header(INITIAL | octets[0] & 0x0F, destination, octets[:8], octets[: FULL - 27], b"")
         case _:
             return flipped(genuine, -1 - number)
 
@@ -405,7 +358,7 @@ class Holding:
 
     def __call__(self, index: int, datagram: bytes) -> bytes | None:
         """See `QuicOptions.tamper_datagram`."""
-        return _without(datagram, PacketKind.HANDSHAKE) if self.on else datagram
+        return without(datagram, PacketKind.HANDSHAKE) if self.on else datagram
 
 
 @case("quic-early-1rtt-01", checks=["RFC9001-5.7-1"], publish={"main": listed(), "other": listed()})
@@ -454,9 +407,9 @@ async def test_a_crowd_that_never_finishes_leaves_room_for_others(scene: Scene) 
     been brought to the upstream. How many of the thirty were taken is recorded.
     """
     row = "RFC9000-21.6-1"
-    stranger = await _stranger(scene)
+    stranger = await a_stranger(scene)
     for _ in range(HALF_OPEN):
-        _, flight = _first_flight(scene)
+        _, flight = first_flight(scene)
         for datagram in flight:
             await stranger.send(datagram)
     idle = 0

@@ -17,7 +17,6 @@ from aioquic.quic.packet import (
     QuicHeader,
     QuicPacketType,
     encode_quic_retry,
-    encode_quic_version_negotiation,
 )
 from aioquic.quic.retry import QuicRetryTokenHandler
 
@@ -190,7 +189,7 @@ class UdpListener:
             return known
         if rules.negotiates_version(version, VERSIONS, len(datagram)):
             self.counts["version negotiation"] += 1
-            self._send(encode_quic_version_negotiation(destination, source, list(VERSIONS)), hop)
+            self._send(rules.negotiation(destination, source, VERSIONS), hop)
             return None
         if header is None or header.packet_type is not QuicPacketType.INITIAL or version not in VERSIONS:
             return None

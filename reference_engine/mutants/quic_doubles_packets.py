@@ -14,7 +14,12 @@ from aioquic.quic.recovery import QuicPacketSpace
 from reference_engine.mutants._quic import Flawed, FlawedEndpoints, quic_double
 from reference_engine.mutants.registry import Reached, mutant, swap
 from reference_engine.parts import Parts
-from reference_engine.quic.connection import SMALLEST_DATAGRAM, read_header
+from reference_engine.quic.connection import CID_LENGTH, SMALLEST_DATAGRAM, read_header
+
+RESERVED = 0x18
+"""The bits of a short header that must be zero under its protection (RFC 9000 section 17.3.1)."""
+SHORTEST = 1 + CID_LENGTH + 4 + 16
+"""Octets of a packet with a short header that holds a sample (RFC 9001 section 5.4.2)."""
 
 # Addresses
 
@@ -92,8 +97,8 @@ class _DuplicatesTaken(Flawed):
         space.received_packets = _Forgetful(self, space)
 
 
-class _Opening:
-    """Stands for the keys of a level; a packet that they do not open ends the connection."""
+class _Keys:
+    """Stands for the keys of a level."""
 
     def __init__(self, owner: Flawed, pair: CryptoPair) -> None:
         self._owner = owner
@@ -101,6 +106,10 @@ class _Opening:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pair, name)
+
+
+class _Opening(_Keys):
+    """A packet that they do not open ends the connection."""
 
     def decrypt_packet(self, packet: bytes, *rest: Any) -> tuple[bytes, bytes, int]:
         """As the library's."""
@@ -121,6 +130,73 @@ class _ForgedCloses(Flawed):
         pairs: Any = self._cryptos
         for epoch in (tls.Epoch.HANDSHAKE, tls.Epoch.ONE_RTT):
             pairs[epoch] = _Opening(self, pairs[epoch])
+
+
+class _Forgiving(_Keys):
+    """Reserved bits that are set do not count."""
+
+    def decrypt_packet(self, packet: bytes, *rest: Any) -> tuple[bytes, bytes, int]:
+        """As the library's."""
+        header, payload, number = self._pair.decrypt_packet(packet, *rest)
+        if header[0] & RESERVED:
+            self._owner.reached()
+        return bytes((header[0] & ~RESERVED,)) + header[1:], payload, number
+
+
+@quic_double("quic-reserved-bits-taken", ("RFC9000-17.2-1",), "passes over reserved bits that are set")
+class _ReservedBitsTaken(Flawed):
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        pairs: Any = self._cryptos
+        pairs[tls.Epoch.ONE_RTT] = _Forgiving(self, pairs[tls.Epoch.ONE_RTT])
+
+
+@quic_double("quic-coalesced-dropped", ("RFC9000-12.2-1",), "reads the first packet of a datagram alone")
+class _CoalescedDropped(Flawed):
+    def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
+        """As the engine's, without the rest."""
+        length = read_header(data).packet_length
+        if length < len(data):
+            self.reached()
+        super().receive_datagram(data[:length], addr, now)
+
+
+@quic_double("quic-short-closes", ("RFC9001-5.4.2-1",), "ends a connection for a packet that is too short to sample")
+class _ShortCloses(Flawed):
+    def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
+        """As the engine's."""
+        if not data[0] & 0x80 and len(data) < SHORTEST and self.handshake_complete:
+            self.reached()
+            self.close(QuicErrorCode.PROTOCOL_VIOLATION, 0, "a packet too short to sample")
+            return
+        super().receive_datagram(data, addr, now)
+
+
+class _KeysKept(Flawed):
+    """Keys of `kept` are never discarded."""
+
+    kept: tls.Epoch
+
+    def _discard_epoch(self, epoch: tls.Epoch) -> None:
+        if epoch is not self.kept:
+            super()._discard_epoch(epoch)
+
+    def _payload_received(
+        self, context: QuicReceiveContext, plain: bytes, crypto_frame_required: bool = False
+    ) -> tuple[bool, bool]:
+        if context.epoch is self.kept and self.handshake_complete:
+            self.reached()
+        return super()._payload_received(context, plain, crypto_frame_required)
+
+
+@quic_double("quic-initial-keys-kept", ("RFC9001-4.9.1-1",), "reads Initial packets for ever")
+class _InitialKeysKept(_KeysKept):
+    kept = tls.Epoch.INITIAL
+
+
+@quic_double("quic-handshake-keys-kept", ("RFC9001-4.9.2-1",), "reads Handshake packets for ever")
+class _HandshakeKeysKept(_KeysKept):
+    kept = tls.Epoch.HANDSHAKE
 
 
 @quic_double("quic-1rtt-before-finished", ("RFC9001-5.7-1",), "reads 1-RTT packets before the client's Finished")

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from aioquic.quic.packet import encode_quic_version_negotiation
+
 from reference_engine.edge.client_hello import (
     DECODE_ERROR,
     NO_APPLICATION_PROTOCOL,
@@ -85,6 +87,11 @@ class QuicRules:
         """Whether a long header of this version is answered with Version Negotiation: one that nobody here knows, in a
         datagram that could start a connection (RFC 9000 section 6.1)."""
         return version != 0 and version not in known and size >= SMALLEST_DATAGRAM
+
+    def negotiation(self, destination: bytes, source: bytes, versions: Sequence[int]) -> bytes:
+        """The Version Negotiation packet for a packet with these ids: both go back, crossed over, however long they
+        are (RFC 9000 section 17.2.1)."""
+        return encode_quic_version_negotiation(destination, source, list(versions))
 
     def may_start(self, cid: bytes, size: int) -> bool:
         """Whether an Initial may start a connection: padded, under an id of 8 octets or more (RFC 9000 sections 7.2,
