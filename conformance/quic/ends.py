@@ -208,3 +208,32 @@ async def _closes_at_once(scene: Scene, alpn: tuple[str, ...]) -> None:
     server.strict = False
     await server.until(lambda: server.wire.client_hello is not None, "a ClientHello at the upstream")
     await server.close(7, "bye")
+
+
+@case("quic-drain-01", checks=["RFC9000-10.2.2-1"], publish=quic())
+async def test_nothing_is_sent_behind_a_close(scene: Scene) -> None:
+    """Behind the client's CONNECTION_CLOSE the engine says nothing more, at most a close of its own.
+
+    At rest the client closes, and then sends three more packets of its connection. After probes (B1) at most one
+    datagram has come to it since.
+    """
+    row = "RFC9000-10.2.2-1"
+    kept: list[bytes] = []
+
+    def keep(index: int, datagram: bytes) -> bytes:
+        del index
+        kept.append(datagram)
+        return datagram
+
+    client, _ = await joined(scene, tamper_datagram=keep)
+    await client.confirmed()
+    await client.ping()
+    last = kept[-TRIES:]
+    before = sum(client.wire.sizes_received.values())
+    await client.close(0, "bye")
+    for datagram in last:
+        client.send_packet(datagram)
+    await scene.settle()
+    came = sum(client.wire.sizes_received.values()) - before
+    scene.expect(row, came <= 1, expected="one datagram at most behind a close", actual=f"{came}")
+    scene.allow(row, "one CONNECTION_CLOSE" if came else "silence")

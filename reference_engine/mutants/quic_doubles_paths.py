@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, ClassVar
 
 from aioquic import tls
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]
 from aioquic.quic import events
 from aioquic.quic.connection import QuicNetworkPath, QuicReceiveContext
+from aioquic.quic.crypto import CryptoError, apply_key_phase, next_key_phase
 from aioquic.quic.packet import QuicErrorCode
 
 from reference_engine.mutants._quic import Flawed, FlawedEndpoints, quic_double
@@ -124,3 +126,60 @@ def _(parts: Parts, reached: Reached) -> None:
     parts.quic_endpoints = FlawedEndpoints(reached, server=_Replayable)
     swap(parts.quic, "early_data", lambda original: True)
     swap(parts.quic, "waits_for_client", lambda original: False)
+
+
+# -- keys and challenges --------------------------------------------------------------------------------------------
+
+
+@quic_double("quic-key-phase-deaf", ("RFC9001-6.2-1",), "keeps its own keys when the peer updates")
+class _Deaf(Flawed):
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        pair = self._cryptos[tls.Epoch.ONE_RTT]
+
+        def update(trigger: str) -> None:
+            self.reached()
+            apply_key_phase(pair.recv, next_key_phase(pair.recv), trigger=trigger)
+
+        pair._update_key = update  # type: ignore[method-assign]
+
+
+@quic_double("quic-old-keys-taken", ("RFC9001-6.4-1",), "takes packets under the keys of before an update")
+class _OldKeys(Flawed):
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        pair = self._cryptos[tls.Epoch.ONE_RTT]
+        stock, old = pair.decrypt_packet, []
+
+        def decrypt(packet: bytes, offset: int, expected: int) -> tuple[bytes, bytes, int]:
+            before = copy.copy(pair.recv)
+            try:
+                opened = stock(packet, offset, expected)
+            except CryptoError:
+                if not old:
+                    raise
+                header, payload, number, _ = old[-1].decrypt_packet(packet, offset, expected)
+                self.reached()
+                return header, payload, number
+            if pair.recv.key_phase != before.key_phase:
+                old.append(before)
+            return opened
+
+        pair.decrypt_packet = decrypt  # type: ignore[method-assign]
+
+
+@quic_double("quic-response-of-its-own", ("RFC9000-8.2.2-1",), "answers a challenge with other octets")
+class _OtherOctets(Flawed):
+    def _handle_path_challenge_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        self.reached()
+        buf.pull_bytes(8)
+        super()._handle_path_challenge_frame(context, frame_type, Buffer(data=bytes(8)))
+
+
+@quic_double("quic-response-twice", ("RFC9000-8.2.2-1",), "answers a challenge twice")
+class _Twice(Flawed):
+    def _handle_path_challenge_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        self.reached()
+        data = buf.pull_bytes(8)
+        for _ in range(2):
+            super()._handle_path_challenge_frame(context, frame_type, Buffer(data=data))

@@ -6,6 +6,7 @@ from typing import Any
 from weakref import WeakSet
 
 from aioquic import tls
+from aioquic.quic.connection import QuicConnectionState
 from aioquic.quic.packet import QuicFrameType
 
 from reference_engine.mutants._quic import Flawed, quic_double
@@ -86,3 +87,22 @@ class _SaysWhy(Flawed):
         buf.push_uint_var(error_code)
         buf.push_uint_var(len(why))
         buf.push_bytes(why)
+
+
+@quic_double("quic-drains-aloud", ("RFC9000-10.2.2-1",), "answers each packet that comes behind the peer's close")
+class _Aloud(Flawed):
+    _owed = 0
+
+    def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
+        """As the engine's; what comes while it drains is remembered."""
+        if self._state is QuicConnectionState.DRAINING:
+            self._owed += 1
+        super().receive_datagram(data, addr, now)
+
+    def datagrams_to_send(self, now: float) -> Any:
+        """As the engine's, with an answer for each."""
+        owed, self._owed = self._owed, 0
+        if not owed:
+            return super().datagrams_to_send(now)
+        self.reached()
+        return [(bytes((0x41,)) * 40, self.get_peer_address())] * owed
