@@ -6,15 +6,22 @@ of one that was sent.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from conformance.quic._steps import datagrams_settled, echo, joined, numbered, parse
+from harness.errors import DeadlineExpired
+from harness.link.datagram import DatagramLink
+from harness.link.deadline import deadline
+from harness.link.stream import LinkReset
 from harness.model.case import case
 from harness.model.spec import quic
-from harness.peer.quic import QuicPeer
+from harness.peer.quic import QuicEnd, QuicPeer
 from harness.scene import Scene
+from harness.wire.quic import ErrorCode, Level, PacketKind
 from harness.wire.quic.frames import Datagram
+from harness.wire.quic.packet import Outgoing
 
 NEEDED = ("quic.datagrams",)
 SIZES = tuple(range(100, 1101, 100))
@@ -22,6 +29,10 @@ TRIES = 10
 SMALL = 200
 """A max_datagram_frame_size, in octets of a whole frame (RFC 9221 section 3)."""
 AROUND_SMALL = (50, 150, 190, 198, 199, 200, 300, 1000, 50)
+FAR_NUMBER = 1_000
+"""Packet number of a forged packet, which no packet of a handshake comes near."""
+LOST, LONG = 5, 1_000
+"""Datagrams that are lost on purpose, and their octets: each fills a packet, and all fit in the least window."""
 WINDOW = 20
 """Datagrams that are sent between two round trips."""
 
@@ -253,3 +264,153 @@ async def test_datagrams_that_nobody_reads_hold_nothing_up(scene: Scene) -> None
     found = receiver.arrived_datagrams()
     _judge_whole(scene, found, sent, token, "RFC9221-5-1")
     scene.record("RFC9221-5.3-1", f"{len(found)} of {len(sent)} datagrams arrived where nobody read them")
+
+
+@case(
+    "quic-dgram-06", checks=["RFC9221-5-2"], publish=quic(), over={"level": ("initial", "handshake")}, features=NEEDED
+)
+async def test_no_datagram_in_front_of_the_handshakes_end(scene: Scene) -> None:
+    """DATAGRAM frames in Initial or Handshake packets have no effect.
+
+    In front of its answer to the engine's flight the client sends an Initial, or a Handshake packet, with a nonce in a
+    DATAGRAM frame: the connection ends, in the Initial's case maybe not. The upstream never sees the nonce, and the
+    engine sends no such frame there itself.
+    """
+    row = "RFC9221-5-2"
+    level = Level.INITIAL if scene.variant["level"] == "initial" else Level.HANDSHAKE
+    token = scene.nonce()
+    forged: list[bytes] = []
+
+    def behind_forged(index: int, datagram: bytes) -> list[bytes]:
+        if index and not forged and client.wire.keys_of(level) is not None:
+            forged.append(_forged(client, level, token))
+            return [*forged, datagram]
+        return [datagram]
+
+    client = await scene.quic_client(handshake=False, tamper_datagram=behind_forged, answer_violations=False)
+    client.strict = False
+    try:
+        done = await client.try_handshake()
+        if not isinstance(done, QuicEnd):
+            await client.ping()
+    except (LinkReset, DeadlineExpired):
+        pass
+    early = [seen for seen in client.frames if isinstance(seen.frame, Datagram) and seen.level < Level.APPLICATION]
+    scene.expect(row, not early, expected="no DATAGRAM frame in front of 1-RTT", actual=f"{len(early)}")
+    end = client.ended
+    if end is None and client.done is not None:
+        await _goes_on(scene, row, client, token)
+    else:
+        await scene.settle()
+    if end is not None and end.by_peer:
+        named = end.kind == "transport" and end.code == ErrorCode.PROTOCOL_VIOLATION
+        scene.allow(row, "CONNECTION_CLOSE PROTOCOL_VIOLATION" if named else "any other")
+    elif level == Level.INITIAL:
+        scene.allow(row, "Initial: the packet is discarded")
+    else:
+        scene.depart(row, expected="the connection to end", actual="a connection that goes on")
+
+
+def _forged(client: QuicPeer, level: Level, data: bytes) -> bytes:
+    """A packet with a DATAGRAM frame, past the connection."""
+    keys = client.wire.keys_of(level)
+    assert keys is not None
+    packet = Outgoing(
+        kind=PacketKind.INITIAL if level == Level.INITIAL else PacketKind.HANDSHAKE,
+        version=client.version,
+        destination=client.wire.remote_id,
+        source=client.wire.source_id,
+        number=FAR_NUMBER,
+    )
+    payload = Datagram(data).encode()
+    return packet.seal(keys, payload + bytes(1200 - packet.overhead() - len(payload)))
+
+
+async def _goes_on(scene: Scene, row: str, client: QuicPeer, token: bytes) -> None:
+    """The connection lives: nothing of the frame may have come to the upstream."""
+    server = await scene.quic_upstream().accept()
+    found = await datagrams_settled(scene, client, server, row)
+    scene.expect(row, token not in found, expected="nothing of it at the upstream", actual="the nonce of the frame")
+
+
+class _Gap(DatagramLink):
+    """A link on which, while `losing`, what comes is lost; `lost` are those packets."""
+
+    def __init__(self, link: DatagramLink) -> None:
+        self.tap = link.tap
+        self.losing = False
+        self.lost: list[bytes] = []
+        self._link = link
+        self._grown = asyncio.Event()
+
+    def send(self, packet: bytes) -> None:
+        """See `DatagramLink`."""
+        self._link.send(packet)
+
+    async def receive(self) -> bytes:
+        """See `DatagramLink`."""
+        while self._loses(packet := await self._link.receive()):
+            pass
+        return packet
+
+    def receive_now(self) -> bytes | None:
+        """See `DatagramLink`."""
+        while (packet := self._link.receive_now()) is not None and self._loses(packet):
+            pass
+        return packet
+
+    def _loses(self, packet: bytes) -> bool:
+        if self.losing:
+            self.lost.append(packet)
+            self._grown.set()
+        return self.losing
+
+    async def has_lost(self, count: int, size: int) -> None:
+        """Return when so many packets of at least `size` octets were lost. Raises `DeadlineExpired`."""
+        async with deadline(f"{count} packets of the engine with a datagram in each"):
+            while sum(len(packet) >= size for packet in self.lost) < count:
+                self._grown.clear()
+                await self._grown.wait()
+
+    async def close(self) -> None:
+        """See `DatagramLink`."""
+        await self._link.close()
+
+    def abort(self) -> None:
+        """See `DatagramLink`."""
+        self._link.abort()
+
+
+@case("quic-dgram-07", checks=["RFC9221-5.2-1"], publish=quic(), features=NEEDED)
+async def test_lost_datagrams_stay_lost(scene: Scene) -> None:
+    """A DATAGRAM frame whose packet is lost does not come again.
+
+    The upstream sends five datagrams of 1000 octets, and the packets that bring them are lost in front of the client.
+    Behind that it gets everything again: in round trips (B2), and with datagrams that arrive (B3), the engine learns
+    what was lost. None of the five comes.
+    """
+    row = "RFC9221-5.2-1"
+    gap = _Gap(await scene.udp())
+    client, server = await joined(scene, link=gap)
+    if _takes_none(server):
+        scene.not_run(row, "the engine announces that it takes no DATAGRAM frames")
+        return
+    token = scene.nonce()
+    gap.losing = True
+    for serial in range(LOST):
+        await server.send_datagram(numbered(serial, LONG, token))
+    try:
+        await gap.has_lost(LOST, LONG)
+    except DeadlineExpired as expired:
+        scene.not_run(row, f"the engine dropped datagrams by itself: {expired}")
+        return
+    gap.losing = False
+    for _ in range(TRIES):
+        await echo(scene, client, server, row)
+    found = await datagrams_settled(scene, client, server, row, to_client=True)
+    scene.expect(
+        row,
+        not found,
+        expected=f"none of the {LOST} datagrams whose packets were lost",
+        actual=f"{len(found)} of them",
+    )

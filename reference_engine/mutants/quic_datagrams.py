@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from aioquic import tls
 from aioquic.quic.packet import QuicFrameType
+from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
 
 from reference_engine.mutants._quic import Flawed, quic_double
 from reference_engine.mutants.registry import Reached, mutant, swap
@@ -178,4 +180,32 @@ class _OneForm(Flawed):
             self.reached()
             buf.seek(buf.capacity)
             return
+        super()._handle_datagram_frame(context, frame_type, buf)
+
+
+@quic_double("quic-datagrams-resent", ("RFC9221-5.2-1",), "sends a datagram again whose packet was lost")
+class _Resent(Flawed):
+    def _write_datagram_frame(self, builder: QuicPacketBuilder, data: bytes, frame_type: QuicFrameType) -> bool:
+        written = super()._write_datagram_frame(builder, data, frame_type)
+        if builder._packet is not None:
+            builder._packet.delivery_handlers.append((self._delivered, [data]))
+        return written
+
+    def _delivered(self, delivery: QuicDeliveryState, data: bytes) -> None:
+        if delivery is QuicDeliveryState.LOST:
+            self.reached()
+            self._datagrams_pending.append(data)
+
+
+@quic_double("quic-datagrams-in-handshake", ("RFC9221-5-2",), "takes DATAGRAM frames in packets of every kind")
+class _EveryKind(Flawed):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        handlers = self._QuicConnection__frame_handlers  # type: ignore[attr-defined]
+        for kind in (QuicFrameType.DATAGRAM, QuicFrameType.DATAGRAM_WITH_LENGTH):
+            handlers[kind] = (self._handle_datagram_frame, frozenset(tls.Epoch))
+
+    def _handle_datagram_frame(self, context: Any, frame_type: int, buf: Any) -> None:
+        if context.epoch is not tls.Epoch.ONE_RTT:
+            self.reached()
         super()._handle_datagram_frame(context, frame_type, buf)
