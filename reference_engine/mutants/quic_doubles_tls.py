@@ -70,13 +70,21 @@ def _(parts: Parts, reached: Reached) -> None:
 # Hellos
 
 
-@quic_double("quic-any-tls-version", ("RFC9001-4.2-1",), "takes any version of TLS for 1.3")
 class _AnyVersion(FlawedServer):
     def on_hello(self, hello: tls.ClientHello) -> None:
         """Every hello offers TLS 1.3."""
         if tls.TLS_VERSION_1_3 not in (hello.supported_versions or []):
             self.reached()
             hello.supported_versions = [tls.TLS_VERSION_1_3]
+
+
+@mutant("quic-any-tls-version", ("RFC9001-4.2-1",), "takes any version of TLS for 1.3")
+def _(parts: Parts, reached: Reached) -> None:
+    def broken(original: Any, hello: ClientHello, configured: Sequence[str]) -> Offer:
+        return cast("Offer", original(dataclasses.replace(hello, versions=(tls.TLS_VERSION_1_3,)), configured))
+
+    swap(parts.quic, "offer", broken)
+    parts.quic_endpoints = FlawedEndpoints(reached, server=_AnyVersion)
 
 
 @quic_double("quic-suite-strict", ("RFC9001-5.3-1",), "refuses a hello with a suite that QUIC does not use")
