@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from conformance.quic._steps import echo, ends, joined, listed
 from conformance.quic._strangers import a_stranger, filling, first_flight, kinds_of, resealed
@@ -133,20 +134,35 @@ async def test_no_more_ids_than_the_other_side_keeps(scene: Scene) -> None:
     await ends(scene, row, client, *many, named=code, first="CONNECTION_CLOSE CONNECTION_ID_LIMIT_ERROR")
 
 
-@case("quic-second-scid-01", checks=["RFC9000-7.2-1"], publish=listed())
+@dataclass
+class SecondInitial:
+    """Gives our second datagram another source connection id, and holds back those behind it until `released`."""
+
+    source: bytes
+    released: bool = False
+
+    def __call__(self, index: int, datagram: bytes) -> bytes | None:
+        """See `QuicOptions.tamper_datagram`."""
+        if index == 1:
+            return resealed(datagram, source=self.source)
+        return datagram if self.released or not index else None
+
+
+@case("quic-second-scid-01", checks=["RFC9000-7.2-1"], publish={"main": listed(), "other": listed()})
 async def test_the_first_initial_fixes_the_clients_id(scene: Scene) -> None:
     """What the engine sends goes to the id of the client's first Initial, whatever a later Initial says.
 
-    Right behind the first one comes an Initial with another source connection id, protected as it should be. The
-    handshake is confirmed, the tunnel works (B2), and no packet has gone to the other id.
+    Right behind the first one comes an Initial with another source connection id, protected as it should be; the client
+    says nothing more until the engine has taken it in (B1, on another tunnel of the same port). Then the handshake is
+    confirmed, the tunnel works (B2), and no packet has gone to the other id.
     """
     row, other = "RFC9000-7.2-1", scene.nonce()[:8]
-    client = await scene.quic_client(
-        handshake=False,
-        tamper_datagram=lambda index, datagram: resealed(datagram, source=other) if index == 1 else datagram,
-    )
+    second = SecondInitial(other)
+    client = await scene.quic_client(handshake=False, tamper_datagram=second)
     await client.start()
     client.say(Ping(), level=Level.INITIAL)
+    await scene.settle("other")
+    second.released = True
     with scene.judging(row, ends=True):
         await client.confirmed()
         server = await scene.quic_upstream().accept()
