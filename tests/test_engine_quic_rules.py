@@ -138,3 +138,11 @@ def test_what_may_start_a_connection() -> None:
 def test_what_belongs_to_no_connection_gets_no_answer() -> None:
     assert RULES.answer_to_stray(b"\x40" + bytes(42)) == b""
     assert RULES.answer_to_stray(b"\xe0\0\0\0\1\0\0" + bytes(1200)) == b""
+
+
+def test_a_retry_has_an_id_of_its_own() -> None:
+    chosen = bytes(8)
+    given = {RULES.retry_id(chosen) for _ in range(10)}
+    assert len(given) == 10
+    assert chosen not in given
+    assert {len(each) for each in given} == {8}

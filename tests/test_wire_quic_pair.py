@@ -49,11 +49,13 @@ from harness.wire.quic.frames import (
     Crypto,
     Datagram,
     HandshakeDone,
+    MaxData,
     MaxStreamData,
     NewConnectionId,
     NewToken,
     PathChallenge,
     PathResponse,
+    Ping,
     ResetStream,
     RetireConnectionId,
     StopSending,
@@ -212,6 +214,14 @@ def test_downgrade_by_a_forged_version_negotiation() -> None:
     pair.client.give(build_negotiation(pair.client.wire.source_id, first[6:14], (VERSION_1,)), 1.0)
     pair.run(lambda: pair.client.wire.end is not None)
     assert pair.client.wire.end.code == ErrorCode.VERSION_NEGOTIATION_ERROR
+
+
+@pytest.mark.parametrize("said", [Ping(), MaxData(5), Crypto(0, b"x" * 300)], ids=lambda frame: frame.name)
+def test_every_initial_of_a_client_has_1200_octets(said: Any) -> None:
+    client = QuicClient(usual_client())
+    client.outgoing(0.0)
+    client.say(said, level=Level.INITIAL)
+    assert [len(datagram) for datagram in client.outgoing(0.0)] == [1200]
 
 
 def test_small_initials_get_no_answer() -> None:

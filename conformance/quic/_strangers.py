@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Sequence
+from typing import Any
 
 from harness.evidence.transcript import DOWNSTREAM
 from harness.peer.packets import PacketPeer
 from harness.scene import Scene
 from harness.wire.quic import VERSION_1, ClientOptions, PacketKind, QuicClient
 from harness.wire.quic.codec import DecodeError, varint, varint_vector
-from harness.wire.quic.packet import parse_header
+from harness.wire.quic.crypto import initial_keys
+from harness.wire.quic.packet import Outgoing, parse_header, unmask
 
 INITIAL, EARLY, HANDSHAKE = 0xC0, 0xD0, 0xE0
 """First octets of long headers of version 1, before header protection (RFC 9000 section 17.2)."""
@@ -44,6 +47,22 @@ def first_flight(scene: Scene, **options: object) -> tuple[QuicClient, list[byte
     chosen = {"server_name": scene.endpoint().host, "alpn": scene.usual_alpn(), **options}
     wire = QuicClient(ClientOptions.of(**chosen))
     return wire, wire.outgoing(0.0)
+
+
+def resealed(datagram: bytes, **changed: Any) -> bytes:
+    """The first Initial of a client again, with another header (fields of `Outgoing`), protected as it should be."""
+    header = parse_header(datagram, 0, 0)
+    keys, _ = initial_keys(VERSION_1, header.destination)
+    clear = unmask(keys, datagram, header)
+    payload = keys.open(clear.header, clear.truncated, datagram[header.number_at + clear.length : header.end])
+    outgoing = Outgoing(
+        kind=PacketKind.INITIAL,
+        version=VERSION_1,
+        destination=header.destination,
+        source=header.source,
+        number=clear.truncated,
+    )
+    return dataclasses.replace(outgoing, **changed).seal(keys, payload)
 
 
 def kinds_of(datagram: bytes) -> list[PacketKind]:

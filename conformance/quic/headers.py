@@ -16,6 +16,7 @@ from conformance.quic._strangers import (
     first_flight,
     kinds_of,
     long_header,
+    resealed,
 )
 from harness.model.case import case
 from harness.model.spec import quic
@@ -23,10 +24,10 @@ from harness.peer.quic import QuicPeer
 from harness.scene import Scene
 from harness.wire.quic import VERSION_1, Level, PacketKind, forge
 from harness.wire.quic.codec import DecodeError
-from harness.wire.quic.crypto import PacketKeys, initial_keys
+from harness.wire.quic.crypto import PacketKeys
 from harness.wire.quic.frames import ConnectionClose, Ping
 from harness.wire.quic.numbers import ErrorCode
-from harness.wire.quic.packet import Header, Outgoing, parse_header, unmask
+from harness.wire.quic.packet import Header, Outgoing, parse_header
 
 UNKNOWN_VERSION = 0x1A2A3A4A
 COPIES = 3
@@ -144,7 +145,7 @@ async def test_a_malformed_header(scene: Scene) -> None:
         wire, flight = first_flight(scene, destination=filling(scene, TOO_LONG_ID))
     else:
         wire, flight = first_flight(scene)
-        flight = [_without_fixed_bit(flight[0], wire.original_destination)]
+        flight = [resealed(flight[0], fixed=False)]
     answers = await _answers(scene, flight[0])
     for answer in answers:
         wire.receive(answer, 1.0)
@@ -156,23 +157,6 @@ async def test_a_malformed_header(scene: Scene) -> None:
         told = ", ".join(kind.name.lower() for answer in answers for kind in kinds_of(answer))
         scene.depart(row, expected="silence", actual=f"packets: {told}")
     await scene.untouched(row)
-
-
-def _without_fixed_bit(datagram: bytes, destination: bytes) -> bytes:
-    """An Initial of ours again, protected with the fixed bit 0."""
-    keys, _ = initial_keys(VERSION_1, destination)
-    header = parse_header(datagram, 0, 0)
-    clear = unmask(keys, datagram, header)
-    payload = keys.open(clear.header, clear.truncated, datagram[header.number_at + clear.length : header.end])
-    outgoing = Outgoing(
-        kind=PacketKind.INITIAL,
-        version=VERSION_1,
-        destination=header.destination,
-        source=header.source,
-        number=clear.truncated,
-        fixed=False,
-    )
-    return outgoing.seal(keys, payload)
 
 
 @case("quic-initial-01", checks=["RFC9000-14.1-1"], publish=listed())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import secrets
 import socket
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -233,7 +232,7 @@ class UdpListener:
             return None
 
     def _retry(self, header: QuicHeader, hop: Any) -> None:
-        cid = secrets.token_bytes(CID_LENGTH)
+        cid = self._engine.parts.quic.retry_id(header.destination_cid)
         token = self._tokens.create_token(
             address=_plain(hop),
             original_destination_connection_id=header.destination_cid,

@@ -5,6 +5,7 @@ Pure functions without state; `Parts.quic` holds the one object through which th
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -18,7 +19,7 @@ from reference_engine.edge.client_hello import (
     ClientHello,
 )
 from reference_engine.edge.rules import AGENT_ALPN, EdgeRules, NameKind, Names
-from reference_engine.quic.connection import CRYPTO_ERROR, SMALLEST_DATAGRAM, QuicEnd
+from reference_engine.quic.connection import CID_LENGTH, CRYPTO_ERROR, SMALLEST_DATAGRAM, QuicEnd
 from reference_engine.quic.stream import QuicStream
 from reference_engine.quic.transport import QuicTransport
 from reference_engine.relay.stream import Address
@@ -108,6 +109,12 @@ class QuicRules:
         """Whether a new client has to prove its address first: while many handshakes are unfinished (RFC 9000 section
         8.1.2)."""
         return unfinished >= threshold
+
+    def retry_id(self, destination: bytes) -> bytes:
+        """The id under which a client comes back with its token: another than the one that it chose (RFC 9000 section
+        17.2.5.1)."""
+        del destination
+        return secrets.token_bytes(CID_LENGTH)
 
     def has_room(self, count: int, most: int) -> bool:
         """Whether one more connection, or unfinished handshake, is taken (RFC 9000 section 21.6)."""

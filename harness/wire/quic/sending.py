@@ -262,6 +262,8 @@ class Sending(ConnectionState):
             return
         missing = min(MIN_INITIAL, self._room()) - sum(packet.size for packet in planned)
         if missing > 0:
+            # What a short payload gets so that it can be sampled is part of it.
+            missing += planned[-1].size - planned[-1].outgoing.overhead() - len(planned[-1].payload)
             planned[-1].payload += bytes(missing)
             planned[-1].frames.append(Padding(missing))
 
