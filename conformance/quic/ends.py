@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from conformance.quic._steps import TRIES, joined
 from harness.errors import DeadlineExpired
 from harness.link.stream import LinkReset
@@ -128,8 +130,8 @@ async def test_the_idle_end_of_one_leg_ends_the_other(scene: Scene) -> None:
     deadline; how it ends is in the transcript.
     """
     hush = _Hush()
-    short = {"idle_timeout": SHORT_IDLE, "tamper_datagram": hush}
-    long = {"idle_timeout": LONG_IDLE}
+    short: dict[str, Any] = {"idle_timeout": SHORT_IDLE, "tamper_datagram": hush}
+    long: dict[str, Any] = {"idle_timeout": LONG_IDLE}
     if scene.variant["silent"] == "client":
         silent, other = await joined(scene, upstream=long, **short)
     else:

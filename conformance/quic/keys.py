@@ -10,7 +10,7 @@ from harness.model.spec import quic
 from harness.peer.quic import QuicPeer
 from harness.scene import Scene
 from harness.wire.quic import ErrorCode, PacketInfo, PacketKind
-from harness.wire.quic.frames import Frame, Padding, PathChallenge, PathResponse, Stream
+from harness.wire.quic.frames import Padding, PathChallenge, PathResponse, Stream
 from harness.wire.quic.numbers import Space
 from harness.wire.quic.packet import Outgoing
 
@@ -116,7 +116,7 @@ async def test_a_path_challenge_is_answered_once(scene: Scene) -> None:
     """
     row = "RFC9000-8.2.2-1"
     client, server = await joined(scene)
-    asked: list[Frame] = []
+    asked: list[PathChallenge] = []
     for _ in range(TRIES):
         challenge = PathChallenge(scene.nonce()[:8])
         asked.append(challenge)
@@ -128,10 +128,10 @@ async def test_a_path_challenge_is_answered_once(scene: Scene) -> None:
     answers = _answers(client)
     scene.expect(row, bool(answers), expected="PATH_RESPONSE", actual=f"none to {len(asked)} challenges")
     copies = [
-        getattr(frame, "frame", frame).data
+        frame.data
         for info in _packets(client, "sent")
-        for frame in info.frames
-        if getattr(frame, "frame", frame) in asked
+        for frame in (getattr(said, "frame", said) for said in info.frames)
+        if isinstance(frame, PathChallenge)
     ]
     for frame, _ in answers:
         # A challenge that was taken for lost went out once more.

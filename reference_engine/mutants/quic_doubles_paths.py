@@ -9,7 +9,12 @@ from aioquic import tls
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]
 from aioquic.quic import events
 from aioquic.quic.connection import QuicNetworkPath, QuicReceiveContext
-from aioquic.quic.crypto import CryptoError, apply_key_phase, next_key_phase
+from aioquic.quic.crypto import (  # type: ignore[attr-defined]
+    CryptoContext,
+    CryptoError,
+    apply_key_phase,
+    next_key_phase,
+)
 from aioquic.quic.packet import QuicErrorCode
 
 from reference_engine.mutants._quic import Flawed, FlawedEndpoints, quic_double
@@ -24,7 +29,7 @@ from reference_engine.quic.connection import Choice, HelloContext
 def _(parts: Parts, reached: Reached) -> None:
     def broken(original: Any, packet_from: Any, known: Any) -> bool:
         reached()
-        return packet_from == known
+        return bool(packet_from == known)
 
     swap(parts.quic, "follows", broken)
 
@@ -97,6 +102,8 @@ class _ReadingContext(HelloContext):
 class _ReadThoughRejected(_Ticketing):
     tickets: ClassVar[dict[bytes, tls.SessionTicket]] = {}
 
+    tls: Any
+
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
         self.tls.__class__ = _ReadingContext
@@ -149,7 +156,8 @@ class _OldKeys(Flawed):
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
         pair = self._cryptos[tls.Epoch.ONE_RTT]
-        stock, old = pair.decrypt_packet, []
+        stock = pair.decrypt_packet
+        old: list[CryptoContext] = []
 
         def decrypt(packet: bytes, offset: int, expected: int) -> tuple[bytes, bytes, int]:
             before = copy.copy(pair.recv)
@@ -165,7 +173,7 @@ class _OldKeys(Flawed):
                 old.append(before)
             return opened
 
-        pair.decrypt_packet = decrypt  # type: ignore[method-assign]
+        pair.decrypt_packet = decrypt  # type: ignore[method-assign, assignment]
 
 
 @quic_double("quic-response-of-its-own", ("RFC9000-8.2.2-1",), "answers a challenge with other octets")
