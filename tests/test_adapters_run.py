@@ -144,6 +144,7 @@ def test_a_killed_launched_engine_is_a_crash_and_the_run_goes_on(tmp_path: Path)
     """The reference engine dies before it refuses the first name that no tunnel has: in the case about those."""
     data = tomllib.loads(shipped()["reference"].read_text(encoding="utf-8"))
     command = ["{python}", "-m", "tests.adapters.mortal", "reference", "name='nobody-", "serve", "--json"]
+    command += ["--udp-listen", "127.0.0.1:0"]
     file = tmp_path / "mortal.toml"
     file.write_text(
         f'name = "mortal"\ntitle = "Mortal"\nedition = "enterprise"\nfeatures = {json.dumps(data["features"])}\n'
