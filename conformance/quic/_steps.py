@@ -251,6 +251,23 @@ async def nothing_reached(scene: Scene, *rows: str, name: str = "main") -> None:
         raise departed
 
 
+async def nothing_carried(scene: Scene, *rows: str, name: str = "main") -> None:
+    """B1, and behind it: no octet has reached the upstream but what the script asked for. Judged as by
+    `nothing_reached`. A connection without octets of a stream is no departure: an engine may make it before the
+    client's, where nothing says which comes first."""
+    await scene.settle(name)
+    strays = [stray.describe() for stray in await scene.strays(name) if stray.data]
+    departed: Departed | None = None
+    for row in rows:
+        try:
+            told = "; ".join(strays) or "nothing"
+            scene.expect(row, not strays, expected="no octet of a stream at the upstream", actual=told)
+        except Departed as end:
+            departed = end
+    if departed is not None:
+        raise departed
+
+
 def numbered(serial: int, size: int, token: bytes) -> bytes:
     """Octets of a datagram: `token`, the number, and a filling that both determine, `size` octets in all (at least
     those of token and number)."""

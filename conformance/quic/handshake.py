@@ -9,12 +9,15 @@ from collections.abc import Callable, Sequence
 
 from conformance.edge._helpers import trust
 from conformance.quic._steps import (
+    LIST,
+    PLAIN,
     TRIES,
     Refusal,
     echo,
     joined,
     judge_refused,
     listed,
+    nothing_carried,
     nothing_reached,
     over,
     refused,
@@ -267,6 +270,8 @@ async def _several(scene: Scene) -> None:
         await asyncio.gather(serving, return_exceptions=True)
 
 
+SPOKEN = (*LIST, PLAIN, "h3")
+"""What the upstream speaks in the cases of clients without a protocol."""
 NO_NAME = {
     "QUIC-006": ("CONNECTION_CLOSE 0x178", "another or generic code", "no answer"),
     "RFC9001-8.1-2": ("CONNECTION_CLOSE 0x178", "any other", "no answer"),
@@ -286,16 +291,19 @@ def _with_or_without(variant: Variant) -> TunnelSpec:
     over={"list": ["with", "without"]},
 )
 async def test_a_client_without_a_protocol_is_refused(scene: Scene) -> None:
-    """A client that offers no protocol gets no connection, on tunnels with and without a list; the upstream sees none.
+    """A client that offers no protocol gets no connection, on tunnels with and without a list, and nothing that it says
+    comes to the upstream.
 
-    The list is no fallback here as it is on TLS tunnels (ALPN-005). The code of the refusal is 0x178 or another one;
-    silence is recorded. Barrier B1.
+    The list is no fallback here as it is on TLS tunnels (ALPN-005). The upstream speaks what an engine may offer it of
+    its own; that it does so before it refuses the client is no departure. The code of the refusal is 0x178 or another
+    one; silence is recorded. Barrier B1.
     """
-    got = await refused(scene, alpn=())
+    async with scene.quic_upstream().serving(alpn=SPOKEN):
+        got = await refused(scene, alpn=())
     for row, items in NO_NAME.items():
         _judge(scene, row, got, items)
     scene.expect("QUIC-009", not got.accepted, expected="no connection without a protocol", actual=got.said)
-    await nothing_reached(scene, "QUIC-006", "QUIC-009", "RFC9001-8.1-2", "RFC9000-7-1")
+    await nothing_carried(scene, "QUIC-006", "QUIC-009", "RFC9001-8.1-2", "RFC9000-7-1")
 
 
 def _judge(scene: Scene, row: str, got: Refusal, items: tuple[str, str, str]) -> None:

@@ -7,14 +7,14 @@ from harness.model.spec import quic
 from harness.scene import Scene
 
 
-@case("quic-sanity", checks=["QUIC-001"], publish=quic(tls_alpns=("foo",)), sanity=True)
+@case("quic-sanity", checks=["QUIC-001"], publish=quic(), sanity=True)
 async def test_a_quic_tunnel_carries_a_stream_both_ways(scene: Scene) -> None:
     """A stream of the client comes out at the upstream, and its answer comes back (QUIC-001).
 
-    The client negotiates foo; the nonce that it sends on its first stream is what the upstream reads there; the
-    upstream's answer and both ends come through.
+    The tunnel has no list of protocols, which not every engine knows. The nonce that the client sends on its first
+    stream is what the upstream reads there; the upstream's answer and both ends come through.
     """
-    client, server = await scene.quic_pair("main", alpn=["foo"])
+    client, server = await scene.quic_pair("main")
     token = scene.nonce()
     stream = await client.open_stream()
     await stream.send(token, fin=True)

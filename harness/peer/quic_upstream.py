@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 from harness.engine.driver import Incoming, UpstreamQueue
@@ -78,6 +80,29 @@ class QuicUpstream:
         if got != nonce or end.kind != "fin":
             raise PeerMismatch("the client's nonce and FIN at the upstream", f"{got[:64].hex()}, then {end}")
         await stream.finish()
+
+    @contextlib.asynccontextmanager
+    async def serving(self, **options: Any) -> AsyncIterator[None]:
+        """While the block runs, the upstream answers every connection that the engine opens there: no text says whether
+        that or the client's handshake comes first. `options` as those of `accept`. No script has asked for these
+        connections: they are strays, with what they carried."""
+        answers: set[asyncio.Task[object]] = set()
+
+        async def answer() -> None:
+            while True:
+                peer = self._peer(await self._queue.get(), options)
+                peer.strict = False
+                self.give_back(peer)
+                await peer.start()
+                answers.add(asyncio.create_task(peer.try_handshake()))
+
+        taking = asyncio.create_task(answer())
+        try:
+            yield
+        finally:
+            for task in (taking, *answers):
+                task.cancel()
+            await asyncio.gather(taking, *answers, return_exceptions=True)
 
     def give_back(self, peer: QuicPeer) -> None:
         """A connection that was accepted, and that no script wants after all, is a stray."""
