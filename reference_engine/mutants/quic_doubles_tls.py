@@ -23,7 +23,7 @@ NO_NAME = "\0"
 """Stands for the protocol of a client that has none: no extension may carry it."""
 
 CCM_8 = 0x1305
-SANITY = "foo"
+SANITY = "edgecase"
 """The protocol of the sanity case, which has to pass where the flaw is not its own."""
 
 # Clients without a protocol
