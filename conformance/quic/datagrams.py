@@ -31,6 +31,8 @@ SMALL = 200
 AROUND_SMALL = (50, 150, 190, 198, 199, 200, 300, 1000, 50)
 FAR_NUMBER = 1_000
 """Packet number of a forged packet, which no packet of a handshake comes near."""
+LEAST = 1_200
+"""Octets of every path's packets (RFC 9000 section 14)."""
 LOST, LONG = 5, 1_000
 """Datagrams that are lost on purpose, and their octets: each fills a packet, and all fit in the least window."""
 WINDOW = 20
@@ -414,3 +416,22 @@ async def test_lost_datagrams_stay_lost(scene: Scene) -> None:
         expected=f"none of the {LOST} datagrams whose packets were lost",
         actual=f"{len(found)} of them",
     )
+
+
+@case("quic-dgram-08", checks=["RFC9221-3-5"], publish=quic(), features=NEEDED)
+async def test_datagrams_of_any_packet_are_taken(scene: Scene) -> None:
+    """The engine announces a max_datagram_frame_size that no packet exceeds, on both legs.
+
+    65535 is the recommended value; what is there is in the transcript, and one below 1200 is a departure.
+    """
+    row = "RFC9221-3-5"
+    client, server = await joined(scene)
+    for peer in (client, server):
+        told = peer.remote_parameters.max_datagram_frame_size if peer.remote_parameters is not None else 0
+        scene.transcript.note("announced", f"max_datagram_frame_size {told} to the {peer.channel.us}")
+        scene.expect(
+            row,
+            told >= LEAST,
+            expected=f"a max_datagram_frame_size of {LEAST} or more at the {peer.channel.us} (65535 is recommended)",
+            actual=f"{told}",
+        )

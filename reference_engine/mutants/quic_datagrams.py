@@ -209,3 +209,13 @@ class _EveryKind(Flawed):
         if context.epoch is not tls.Epoch.ONE_RTT:
             self.reached()
         super()._handle_datagram_frame(context, frame_type, buf)
+
+
+@quic_double(
+    "quic-datagrams-short-announced", ("RFC9221-3-5",), "takes shorter datagrams than packets have", side="both"
+)
+class _Short(Flawed):
+    def _serialize_transport_parameters(self) -> bytes:
+        self.reached()
+        self._configuration.max_datagram_frame_size = 1_000
+        return super()._serialize_transport_parameters()
