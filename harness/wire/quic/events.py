@@ -64,6 +64,8 @@ class QuicEnd:
     by_peer: bool = True
 
     def __str__(self) -> str:
+        if self.kind == "idle":
+            return "idle timeout"
         if self.kind not in ("application", "transport"):
             return self.kind
         code = error_name(self.code) if self.kind == "transport" else f"0x{self.code:x}"
