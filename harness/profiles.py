@@ -40,7 +40,7 @@ _DRIVER_KEYS: dict[str, dict[str, type]] = {
     "adapter": {"kind": str, "command": list, "timeout_ms": int, "options": dict},
 }  # fmt: skip
 _DRIVER_REQUIRED = {"launch": ("command",), "agent": ("address", "domain"), "adapter": ("command",)}
-_BASELINE_KEYS = ("case", "verdict", "reason", "requirement")
+_BASELINE_KEYS = {"case": str, "verdict": str, "reason": str, "requirement": str, "sometimes": bool}
 _VARIABLE = re.compile(r"\$\{([A-Z_][A-Z0-9_]*)\}")
 
 
@@ -135,9 +135,15 @@ def _baseline(file: Path, index: int, entry: Any) -> BaselineEntry:
     prefix = f"baseline[{index}]."
     if not isinstance(entry, dict):
         raise _fail(file, f"baseline[{index}]", entry, "a table with case, verdict and reason")
-    _check_keys(file, prefix, entry, dict.fromkeys(_BASELINE_KEYS, str), ("case", "verdict", "reason"))
+    _check_keys(file, prefix, entry, _BASELINE_KEYS, ("case", "verdict", "reason"))
     if entry["verdict"] not in ("fail", "warn", "crash", "setup"):
         raise _fail(file, f"{prefix}verdict", entry["verdict"], "fail, warn, crash or setup")
     if not entry["reason"].strip():
         raise _fail(file, f"{prefix}reason", entry["reason"], "a sentence that says whose fault it is and why")
-    return BaselineEntry(entry["case"], Verdict(entry["verdict"]), entry["reason"], entry.get("requirement"))
+    return BaselineEntry(
+        entry["case"],
+        Verdict(entry["verdict"]),
+        entry["reason"],
+        entry.get("requirement"),
+        sometimes=entry.get("sometimes", False),
+    )

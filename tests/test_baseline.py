@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from harness import baseline
 from harness.model.profile import BaselineEntry
 from harness.model.record import CaseResult, OutcomeRecord
@@ -38,6 +40,18 @@ def test_an_unexpected_pass_and_an_entry_that_matches_nothing_are_problems() -> 
     entries = [entry("a"), entry("gone-*")]
     _, problems = baseline.apply([result("a", Verdict.PASS)], entries, whole=True)
     assert [problem.kind for problem in problems] == ["unexpected-pass", "matches-nothing"]
+
+
+def test_what_an_engine_does_only_sometimes_is_no_surprise_either_way() -> None:
+    flips = replace(entry("a", "TLS-001"), sometimes=True)
+    (passed,), problems = baseline.apply([result("a", Verdict.PASS)], [flips], whole=True)
+    assert (passed.expected, problems) == (True, ())
+    (failed,), problems = baseline.apply([result("a", Verdict.FAIL, "TLS-001")], [flips], whole=True)
+    assert (failed.expected, failed.baseline_reason, problems) == (True, "their known fault", ())
+    (other,), _ = baseline.apply([result("a", Verdict.FAIL, "TLS-002")], [flips], whole=True)
+    assert not other.expected
+    _, problems = baseline.apply([result("b", Verdict.PASS)], [flips], whole=True)
+    assert [problem.kind for problem in problems] == ["matches-nothing"]
 
 
 def test_a_partial_run_says_nothing_about_entries_it_did_not_meet() -> None:

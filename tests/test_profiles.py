@@ -58,6 +58,10 @@ def test_every_shipped_profile_loads(monkeypatch: pytest.MonkeyPatch) -> None:
         (GOOD + "[[baseline]]\ncase = 'a'\nverdict = 'fail'\n", "baseline[0].reason: missing"),
         (GOOD + "[[baseline]]\ncase = 'a'\nverdict = 'pass'\nreason = 'r'\n", "baseline[0].verdict: found 'pass'"),
         (GOOD + "[[baseline]]\ncase = 'a'\nverdict = 'fail'\nreason = ' '\n", "baseline[0].reason"),
+        (
+            GOOD + "[[baseline]]\ncase = 'a'\nverdict = 'fail'\nreason = 'r'\nsometimes = 'yes'\n",
+            "baseline[0].sometimes: found 'yes', allowed is a bool",
+        ),
         ("name = ", "x.toml"),
     ],
 )

@@ -15,13 +15,15 @@ from harness.model.verdict import Verdict
 class BaselineEntry:
     """A known failure: cases whose key matches `case` (shell pattern) may get `verdict`, because of `reason`.
 
-    With `requirement` the entry stands only for a departure from that requirement.
+    With `requirement` the entry stands only for a departure from that requirement. `sometimes` says that the engine
+    does one or the other from run to run, so that a pass is no surprise.
     """
 
     case: str
     verdict: Verdict
     reason: str
     requirement: str | None = None
+    sometimes: bool = False
 
     def matches(self, key: str) -> bool:
         """Whether the entry is about the case with this key (`id` or `id[variant]`)."""
