@@ -18,8 +18,8 @@ def apply(
     """Mark what the baseline expects, and find entries that are wrong.
 
     An entry that meets a case which ran better than it says is an `unexpected-pass`, unless it says that this happens;
-    in a run of the `whole` suite, one that meets no case at all `matches-nothing`. A case that fails a requirement which
-    no entry is about stays unexpected.
+    in a run of the `whole` suite, one that meets no case at all `matches-nothing`. A case that fails a requirement
+    which no entry is about stays unexpected.
     """
     marked = tuple(_mark(result, baseline) for result in results)
     problems = []
