@@ -103,14 +103,26 @@ def play(profile: Profile, cases: Sequence[Case], sanity: Mapping[str, Case]) ->
         loop.stop()
 
 
+def _likely(mutant: MutantInfo) -> Callable[[Case], tuple[bool, float]]:
+    """A key that sorts the cases first that are most likely to notice: those whose main concern is what the mutant
+    breaks, then those that are about little else."""
+
+    def key(case: Case) -> tuple[bool, float]:
+        shared = sum(requirement in mutant.requirements for requirement in case.requirements)
+        return case.requirements[0] not in mutant.requirements, -shared / len(case.requirements)
+
+    return key
+
+
 def _plan(profile: Profile, cases: Sequence[Case]) -> list[Planned]:
-    """Every variant of `cases`, ordered by settings, so that each settings starts once."""
+    """Every variant of `cases` in their order, those of one settings together: each settings starts once."""
     plan = [
         Planned(case, variant, case.settings.with_defaults(profile.settings))
         for case in cases
         for variant in case.variants
     ]
-    return sorted(plan, key=lambda item: str(item.settings))
+    first = {item.settings: at for at, item in reversed(list(enumerate(plan)))}
+    return sorted(plan, key=lambda item: first[item.settings])
 
 
 def sanity_of(cases: Sequence[Case]) -> dict[str, Case]:
@@ -137,7 +149,7 @@ def _control(ids: tuple[str, ...]) -> OutcomesByCase:
 def _try(mutant: MutantInfo, ids: tuple[str, ...], control: OutcomesByCase, *, quick: bool) -> MutantResult:
     """Run one mutant against the cases that claim it (in a process of its own); `quick` stops at the first kill."""
     cases = _cases()
-    chosen = [case for case in cases if case.id in ids]
+    chosen = sorted((case for case in cases if case.id in ids), key=_likely(mutant))
     claimed = [planned.key for planned in _plan(load(PROFILE), chosen)]
     killed: list[str] = []
     trouble: list[str] = []
