@@ -289,17 +289,23 @@ class LowerIdsUnknown(Flawed):
 
 @double("quic-id-reused", ("RFC9000-2.1-1",), "opens a stream under the id of one that is over")
 class IdReused(Flawed):
-    """Whenever the last one of that kind is over."""
+    """As soon as one of that kind is over, whichever; each is used again once."""
 
     def get_next_available_stream_id(self, is_unidirectional: bool = False) -> int:
-        """The next id, or the last one again."""
+        """The next id, or one that is over again."""
+        used: set[int] = self.__dict__.setdefault("used", set())
         number = super().get_next_available_stream_id(is_unidirectional)
-        last = number - 4
-        if last < LEAST_REUSED or last in self._streams:
+        while number in used:
+            number += 4
+        used.add(number)
+        again = next((old for old in sorted(used) if self._may_come_again(old, number)), None)
+        if again is None:
             return number
         self.reached()
-        if is_unidirectional:
-            self._local_next_stream_id_uni = last
-        else:
-            self._local_next_stream_id_bidi = last
-        return last
+        used.discard(number)
+        self.__dict__.setdefault("again", set()).add(again)
+        return again
+
+    def _may_come_again(self, old: int, number: int) -> bool:
+        done = self.__dict__.get("again", ())
+        return LEAST_REUSED <= old < number and old % 4 == number % 4 and old not in self._streams and old not in done
