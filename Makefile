@@ -4,9 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 WORKERS ?= 2
-# Tests and mutants spend a part of their time waiting for what does not come.
-TEST_WORKERS ?= 3
-MUTANT_WORKERS ?= 6
+# Mutants spend a part of their time waiting for what does not come.
+MUTANT_WORKERS ?= 5
 
 .PHONY: conformance test setup lint types imports tests suite mutants foreign soak lock clean
 
@@ -39,7 +38,7 @@ imports: $(STAMP)
 	$(BIN)/lint-imports --no-logo
 
 tests: $(STAMP)
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) tests
+	$(BIN)/python -m pytest -n $(WORKERS) tests
 
 suite: $(STAMP)
 	$(BIN)/edgecase run -n $(WORKERS)
