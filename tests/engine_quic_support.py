@@ -285,7 +285,11 @@ class MemoryChannel(DatagramChannel):
         return
 
     async def receive(self) -> bytes:
-        raise NotImplementedError
+        while (packet := self.receive_now()) is None:
+            arrived = asyncio.Event()
+            self.on_arrival(arrived.set)
+            await arrived.wait()
+        return packet
 
     def receive_now(self) -> bytes | None:
         if self._inbox:
@@ -446,3 +450,16 @@ async def quic_site(
             for one in site.upstreams:
                 if one.there:
                     one.forget()
+
+
+def sides(pair: tuple[Stock, Stock], by_client: bool) -> tuple[Stock, Stock]:
+    return pair if by_client else (pair[1], pair[0])
+
+
+def every_leg(site: Site) -> list[Any]:
+    assert site.engine.quic is not None
+    legs = []
+    for end in site.tunnel.sessions:
+        session = end.__self__  # type: ignore[attr-defined]
+        legs += [session._client, session._upstream.transport]
+    return legs

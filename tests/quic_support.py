@@ -200,3 +200,7 @@ def only(events: list[Any], kind: type[Any]) -> Any:
 
 def every(events: list[Any], kind: type[Any]) -> list[Any]:
     return [event for event in events if isinstance(event, kind)]
+
+
+def frames(side: Ours, kind: type[Any]) -> list[Any]:
+    return [seen.frame for seen in side.wire.frames if isinstance(seen.frame, kind)]

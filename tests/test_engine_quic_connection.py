@@ -11,15 +11,8 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import QuicTransportParameters, push_quic_transport_parameters
 from aioquic.tls import AlertDescription
 
-from reference_engine.quic.connection import (
-    Choice,
-    EngineQuic,
-    HelloSeen,
-    QuicEnd,
-    StreamGone,
-    Windows,
-    server_configuration,
-)
+from reference_engine.quic.configuration import server_configuration
+from reference_engine.quic.connection import Choice, EngineQuic, HelloSeen, QuicEnd, StreamGone, Windows
 from tests.engine_quic_support import HOP, alert_code, client_configuration
 from tests.engine_tls_support import self_signed
 

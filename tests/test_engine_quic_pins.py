@@ -12,7 +12,8 @@ from aioquic.quic import connection as stock
 from aioquic.quic.stream import QuicStream
 
 from reference_engine.quic import connection as ours
-from reference_engine.quic.connection import AIOQUIC, PRIVATE, EngineQuic, Windows, server_configuration
+from reference_engine.quic.configuration import server_configuration
+from reference_engine.quic.connection import AIOQUIC, PRIVATE, EngineQuic, Windows
 from tests.engine_quic_support import HOP, client_configuration
 from tests.engine_tls_support import self_signed
 

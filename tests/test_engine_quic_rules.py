@@ -8,7 +8,8 @@ import pytest
 
 from reference_engine.edge.client_hello import ClientHello
 from reference_engine.edge.rules import EdgeRules
-from reference_engine.quic.connection import VERSIONS, QuicEnd
+from reference_engine.quic.configuration import VERSIONS
+from reference_engine.quic.connection import QuicEnd
 from reference_engine.quic.rules import Close, Offer, QuicRoute, QuicRules
 from reference_engine.relay.stream import Address
 from reference_engine.tunnel.model import Tunnel, TunnelProperties

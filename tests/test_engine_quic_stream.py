@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from aioquic.quic.connection import QuicConnection
 
-from reference_engine.quic.connection import Choice, EngineQuic, Windows, server_configuration
+from reference_engine.quic.configuration import server_configuration
+from reference_engine.quic.connection import Choice, EngineQuic, Windows
 from reference_engine.quic.stream import QuicClosed, QuicReset, QuicStopped, QuicStream
 from reference_engine.quic.transport import QuicTransport
 from reference_engine.relay.stream import StreamReset

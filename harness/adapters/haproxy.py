@@ -15,7 +15,6 @@ started without a master process, so that the process that is told is the one th
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.adapters._process import Child, free_ports
-from harness.adapters._rpc import Adapter, Result, Trouble
+from harness.adapters._program import ProgramAdapter
+from harness.adapters._rpc import Result, Trouble
 from harness.foreign.lock import program
 
 ADDRESS = "127.0.0.1"
@@ -283,7 +283,7 @@ class Configuration:
         return [f"backend b{index}", f"  server s {tunnel.upstream}{tls}"]
 
 
-class HAProxy(Adapter):
+class HAProxy(ProgramAdapter):
     """HAProxy behind the adapter protocol."""
 
     name = "HAProxy"
@@ -305,44 +305,21 @@ class HAProxy(Adapter):
         "tls.upstream",
     )
 
+    binary = "haproxy"
+    version_flag = "-v"
+    version_pattern = r"version (\S+)"
+    handled = frozenset({*_SETTINGS, *_HANDLED})
+
     def __init__(self, find: Callable[[str], str | None] = program) -> None:
-        super().__init__()
-        self.version = ""
-        self._find = find
-        self._binary = ""
-        self._folder = Path()
-        self._params: Mapping[str, Any] = {}
+        super().__init__(find)
         self._ports: dict[str, int] = {}
         self._tunnels: dict[str, Tunnel] = {}
-        self._child: Child | None = None
         self._retired: list[Child] = []
 
-    def hello(self) -> Result:
-        """Who answers. Raises `Trouble` where HAProxy is not installed."""
-        self._binary = self._find("haproxy") or ""
-        if not self._binary:
-            raise Trouble("haproxy is not installed: run `make foreign`")
-        told = subprocess.run([self._binary, "-v"], capture_output=True, text=True, check=False, timeout=5)
-        found = re.search(r"version (\S+)", told.stdout)
-        if told.returncode or found is None:
-            raise Trouble(f"{self._binary} -v: {(told.stderr or told.stdout).strip().splitlines()[-1:]}")
-        self.version = found.group(1)
-        return super().hello()
-
-    def start(self, params: Mapping[str, Any]) -> list[str]:
-        """Start with no tunnel, on ports of our own."""
-        unsupported = [key for key, value in params["settings"].items() if not _can(key, value)]
-        if unsupported:
-            return unsupported
-        if self._child is not None:
-            raise Trouble("start: it runs already")
-        if not self._binary:
-            self.hello()
-        self._params = params
-        self._folder = Path(params["folder"])
+    def open(self) -> None:
+        """Take free ports, with no tunnel. Raises `Trouble`."""
         self._tunnels = {}
         self._start_on_free_ports()
-        return []
 
     def addresses(self) -> Result:
         """The plain listener, where it was asked for."""
@@ -451,13 +428,6 @@ class HAProxy(Adapter):
             child.stop()
         self._retired.clear()
         self._child = None
-
-
-def _can(key: str, value: object) -> bool:
-    """Whether HAProxy can be started with this setting."""
-    if key.startswith("listener.") and value is False:
-        return True
-    return key in _SETTINGS or key in _HANDLED
 
 
 if __name__ == "__main__":

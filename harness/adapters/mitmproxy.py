@@ -14,16 +14,14 @@ is answered with the feature that is missing. Nothing is scripted into mitmproxy
 from __future__ import annotations
 
 import json
-import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from harness.adapters._process import Child, free_ports
-from harness.adapters._rpc import Adapter, Result, Trouble
+from harness.adapters._program import ProgramAdapter
+from harness.adapters._rpc import Result, Trouble
 from harness.foreign.lock import program
 
 ADDRESS = "127.0.0.1"
@@ -119,7 +117,7 @@ def configuration(
     }
 
 
-class Mitmproxy(Adapter):
+class Mitmproxy(ProgramAdapter):
     """mitmproxy behind the adapter protocol."""
 
     name = "mitmproxy"
@@ -133,45 +131,23 @@ class Mitmproxy(Adapter):
         "tls.upstream",
     )
 
+    binary = "mitmdump"
+    version_flag = "--version"
+    version_pattern = r"Mitmproxy: (\S+)"
+    handled = _HANDLED
+
     def __init__(self, find: Callable[[str], str | None] = program) -> None:
-        super().__init__()
-        self.version = ""
-        self._find = find
-        self._binary = ""
-        self._folder = Path()
-        self._params: Mapping[str, Any] = {}
+        super().__init__(find)
         self._door = 0
         self._tunnels: dict[str, Tunnel] = {}
-        self._child: Child | None = None
 
-    def hello(self) -> Result:
-        """Who answers. Raises `Trouble` where mitmproxy is not installed."""
-        self._binary = self._find("mitmdump") or ""
-        if not self._binary:
-            raise Trouble("mitmproxy is not installed: run `make foreign`")
-        told = subprocess.run([self._binary, "--version"], capture_output=True, text=True, check=False, timeout=15)
-        found = re.search(r"Mitmproxy: (\S+)", told.stdout)
-        if told.returncode or found is None:
-            raise Trouble(f"{self._binary} --version: {(told.stderr or told.stdout).strip().splitlines()[-1:]}")
-        self.version = found.group(1)
-        return super().hello()
-
-    def start(self, params: Mapping[str, Any]) -> list[str]:
-        """Start with one listener that leads nowhere, and no tunnel."""
-        unsupported = [key for key, value in params["settings"].items() if not _can(key, value)]
-        if unsupported:
-            return unsupported
-        if self._child is not None:
-            raise Trouble("start: it runs already")
-        if not self._binary:
-            self.hello()
-        self._params = params
-        self._folder = Path(params["folder"]) / "mitmproxy"
+    def open(self) -> None:
+        """One listener that leads nowhere, and no tunnel. Raises `Trouble`."""
+        self._folder /= "mitmproxy"
         self._folder.mkdir(exist_ok=True)
         self._tunnels = {}
         self._door = 0
         self._settle({})
-        return []
 
     def _settle(self, tunnels: Mapping[str, Tunnel]) -> None:
         """Run with `tunnels` beside those that are published, on free ports; where somebody was quicker, on the next
@@ -289,11 +265,6 @@ class Mitmproxy(Adapter):
 
 def _place(upstream: Mapping[str, Any]) -> str:
     return f"{upstream['address']}:{upstream['port']}"
-
-
-def _can(key: str, value: object) -> bool:
-    """Whether mitmproxy can be started with this setting."""
-    return key in _HANDLED or (key.startswith("listener.") and value is False)
 
 
 if __name__ == "__main__":

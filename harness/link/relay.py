@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.link.faults import (
     DIRECTIONS,
@@ -29,6 +29,7 @@ from harness.link.tcp import TcpLink, TcpListener, connect_tcp
 from harness.link.udp import UdpFlow, UdpLink, UdpListener, connect_udp
 
 Log = Callable[[str, str], None]
+E = TypeVar("E", UdpLink, TcpLink)
 MAX_FLOWS = 256
 """Flows or connections of one relay; further ones get nowhere."""
 
@@ -52,6 +53,29 @@ class Relay:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _listen(self, listener: UdpListener | TcpListener, serve: Coroutine[Any, Any, None]) -> None:
+        """Listen, on the address family of the target. Raises `OSError`."""
+        try:
+            await listener.start("::1" if ":" in self._target[0] else "127.0.0.1")
+        except BaseException:
+            serve.close()
+            raise
+        self.host, self.port = listener.host, listener.port
+        self._run(serve)
+
+    async def _on(
+        self, client: UdpFlow | TcpLink, what: str, taken: int, connect: Callable[[str, int], Awaitable[E]]
+    ) -> E | None:
+        """The way on to the engine for a `client`, beside `taken` others; where there is none it gets nowhere."""
+        try:
+            if taken < MAX_FLOWS:
+                return await connect(*self._target)
+            self._told(f"{what} from port {client.remote[1]} gets nowhere", f"there are {MAX_FLOWS}")
+        except OSError as error:
+            self._told("no way to the engine", str(error))
+        client.abort()
+        return None
 
     async def _end_tasks(self) -> None:
         for task in tuple(self._tasks):
@@ -81,23 +105,14 @@ class UdpRelay(Relay):
         self._lost: tuple[str, ...] = ()
 
     async def start(self) -> None:
-        """Listen, on the address family of the target. Raises `OSError`."""
-        await self._listener.start("::1" if ":" in self._target[0] else "127.0.0.1")
-        self.host, self.port = self._listener.host, self._listener.port
-        self._run(self._accept())
+        """Listen. Raises `OSError`."""
+        await self._listen(self._listener, self._accept())
 
     async def _accept(self) -> None:
         while True:
             client = await self._listener.accept()
-            if len(self._flows) >= MAX_FLOWS:
-                self._told(f"a flow from port {client.remote[1]} gets nowhere", f"there are {MAX_FLOWS}")
-                client.abort()
-                continue
-            try:
-                engine = await connect_udp(*self._target)
-            except OSError as error:
-                self._told("no way to the engine", str(error))
-                client.abort()
+            engine = await self._on(client, "a flow", len(self._flows), connect_udp)
+            if engine is None:
                 continue
             number = len(self._flows)
             engine.tap.label(f"{self.name}/flow-{number}")
@@ -187,23 +202,14 @@ class TcpRelay(Relay):
         self._lost: set[str] = set()
 
     async def start(self) -> None:
-        """Listen, on the address family of the target. Raises `OSError`."""
-        await self._listener.start("::1" if ":" in self._target[0] else "127.0.0.1")
-        self.host, self.port = self._listener.host, self._listener.port
-        self._run(self._accept())
+        """Listen. Raises `OSError`."""
+        await self._listen(self._listener, self._accept())
 
     async def _accept(self) -> None:
         while True:
             client = await self._listener.accept()
-            if len(self._connections) >= MAX_FLOWS:
-                self._told(f"a connection from port {client.remote[1]} gets nowhere", f"there are {MAX_FLOWS}")
-                client.abort()
-                continue
-            try:
-                engine = await connect_tcp(*self._target)
-            except OSError as error:
-                self._told("no way to the engine", str(error))
-                client.abort()
+            engine = await self._on(client, "a connection", len(self._connections), connect_tcp)
+            if engine is None:
                 continue
             connection = _Connection(len(self._connections), client, engine)
             engine.tap.label(f"{self.name}/connection-{connection.number}")

@@ -43,6 +43,22 @@ MAX_DATAGRAMS = 4096
 """DATAGRAM frames that wait to be taken; more are counted as dropped."""
 
 
+class ConnectionOver(LinkReset):
+    """The connection is over, which the script did not expect; `end` says how."""
+
+    def __init__(self, reason: str, end: QuicEnd) -> None:
+        super().__init__(reason)
+        self.end = end
+
+
+class HandshakeEnded(PeerMismatch):
+    """The other side ended the connection in the handshake; `end` says how."""
+
+    def __init__(self, expected: str, actual: str, end: QuicEnd) -> None:
+        super().__init__(expected, actual)
+        self.end = end
+
+
 class QuicPeer:
     """One QUIC connection of a script. `wire` is the connection below: everything that it knows is readable there.
 
@@ -154,7 +170,7 @@ class QuicPeer:
         self._check_rules()
         end = self.ended
         if end is not None:
-            raise LinkReset(f"the connection is over: {self._told(end)}")
+            raise ConnectionOver(f"the connection is over: {self._told(end)}", end)
 
     def _check_rules(self) -> None:
         if self._io.broken is not None:
@@ -279,8 +295,8 @@ class QuicPeer:
         if isinstance(result, seen.HandshakeCompleted):
             return result
         if result.kind in ("reset", "none"):
-            raise LinkReset(f"{self._told(result)} during the handshake")
-        raise PeerMismatch(f"the handshake to complete at the {self.channel.us}", self._told(result))
+            raise ConnectionOver(f"{self._told(result)} during the handshake", result)
+        raise HandshakeEnded(f"the handshake to complete at the {self.channel.us}", self._told(result), result)
 
     async def try_handshake(self) -> seen.HandshakeCompleted | QuicEnd:
         """Like `handshake`, where a refusal is no departure: gives how it ended.

@@ -22,13 +22,8 @@ from aioquic.quic.retry import QuicRetryTokenHandler
 from reference_engine.agent.quic import AgentQuic, answer_to_agents
 from reference_engine.config import ConfigError
 from reference_engine.edge.client_hello import ClientHello
-from reference_engine.quic.connection import (
-    CID_LENGTH,
-    VERSIONS,
-    QuicEnd,
-    read_header,
-    server_configuration,
-)
+from reference_engine.quic.configuration import VERSIONS, server_configuration
+from reference_engine.quic.connection import CID_LENGTH, QuicEnd, read_header
 from reference_engine.quic.rules import CONNECTION_REFUSED, LONG_HEADER, NO_ERROR, Kind
 from reference_engine.quic.stream import QuicClosed
 from reference_engine.quic.transport import QuicTransport

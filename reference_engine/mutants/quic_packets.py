@@ -9,7 +9,8 @@ from aioquic.quic.packet import QuicPacketType, encode_quic_version_negotiation
 
 from reference_engine.mutants.registry import Reached, mutant, swap
 from reference_engine.parts import Parts
-from reference_engine.quic.connection import SMALLEST_DATAGRAM, VERSIONS, read_header
+from reference_engine.quic.configuration import VERSIONS
+from reference_engine.quic.connection import SMALLEST_DATAGRAM, read_header
 from reference_engine.quic.rules import LONG_HEADER
 
 Answer = Callable[[bytes], bytes]

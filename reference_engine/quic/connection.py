@@ -37,7 +37,6 @@ from aioquic.quic.connection import (
 from aioquic.quic.packet import (
     QuicFrameType,
     QuicHeader,
-    QuicProtocolVersion,
     pull_quic_header,
     pull_quic_transport_parameters,
 )
@@ -94,16 +93,12 @@ PRIVATE: dict[str, tuple[str, ...]] = {
 }
 """What is touched beyond the documented API, by the object that has it."""
 
-VERSIONS = (QuicProtocolVersion.VERSION_1, QuicProtocolVersion.VERSION_2)
-"""QUIC versions of every connection, most wanted first (RFC 9000, RFC 9369)."""
 CID_LENGTH = 8
 """Octets of our own connection ids: what the listener cuts out of a short header (RFC 9000 section 5.1)."""
 SMALLEST_DATAGRAM = 1_200
 """Octets of a datagram that starts a connection, and of every packet that we send (RFC 9000 section 14)."""
 CRYPTO_ERROR = 0x100
 """Added to a TLS alert, this is the error code of a CONNECTION_CLOSE (RFC 9001 section 4.8)."""
-NO_STOCK_VERIFICATION = 0
-"""ssl.CERT_NONE: the connection's own `judge` decides."""
 MOST_REASON = 900
 MOST_EARLY_REASON = 200
 """Octets of a reason that fit in a packet; before the handshake is confirmed up to three packets share a datagram."""
@@ -569,57 +564,3 @@ class EngineQuic(QuicConnection):
 def read_header(datagram: bytes) -> QuicHeader:
     """The header of the first packet in a datagram that has come to us. Raises ValueError."""
     return pull_quic_header(Buffer(data=datagram), host_cid_length=CID_LENGTH)
-
-
-def server_configuration(
-    certificate: ServerCertificate,
-    windows: Windows,
-    *,
-    idle: float,
-    datagrams: int = 65_535,
-    versions: Sequence[int] = VERSIONS,
-    secrets: Any = None,
-) -> QuicConfiguration:
-    """The configuration of a server connection: `idle` in seconds, `datagrams` is max_datagram_frame_size (0: none).
-
-    The certificate is aioquic's to demand; what is shown is chosen by `answer`.
-    """
-    return QuicConfiguration(
-        is_client=False,
-        certificate=certificate.chain[0],
-        private_key=certificate.key,
-        connection_id_length=CID_LENGTH,
-        idle_timeout=idle,
-        max_data=windows.connection,
-        max_stream_data=windows.stream,
-        max_datagram_size=SMALLEST_DATAGRAM,
-        max_datagram_frame_size=datagrams or None,
-        supported_versions=list(versions),
-        secrets_log_file=secrets,
-    )
-
-
-def client_configuration(
-    server_name: str,
-    alpns: Sequence[str],
-    windows: Windows,
-    *,
-    idle: float,
-    datagrams: int = 65_535,
-    versions: Sequence[int] = VERSIONS,
-) -> QuicConfiguration:
-    """The configuration of a client connection: SNI `server_name`, ALPN `alpns`; the certificate is judged by the
-    connection's `judge`."""
-    return QuicConfiguration(
-        is_client=True,
-        server_name=server_name,
-        alpn_protocols=list(alpns),
-        verify_mode=NO_STOCK_VERIFICATION,
-        connection_id_length=CID_LENGTH,
-        idle_timeout=idle,
-        max_data=windows.connection,
-        max_stream_data=windows.stream,
-        max_datagram_size=SMALLEST_DATAGRAM,
-        max_datagram_frame_size=datagrams or None,
-        supported_versions=list(versions),
-    )

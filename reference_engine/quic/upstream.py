@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from reference_engine.agent.connector import UpstreamUnavailable
-from reference_engine.quic.connection import SMALLEST_DATAGRAM, Windows, client_configuration
+from reference_engine.quic.configuration import client_configuration
+from reference_engine.quic.connection import SMALLEST_DATAGRAM, Windows
 from reference_engine.quic.transport import QuicTransport
 from reference_engine.relay.datagram import ChannelClosed, DatagramChannel
 from reference_engine.relay.stream import Address
