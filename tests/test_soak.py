@@ -14,11 +14,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from fixtures.agent import edgecase_agent_pb2 as pb
+from harness import mutation
+from harness.collect import collect
+from harness.engine.agent_driver import ProtocolDriver
+from harness.engine.driver import Endpoint
+from harness.model.verdict import Verdict
+from harness.profiles import load
 from tests.engine_tls_support import client_hello
 
 pytestmark = pytest.mark.soak
@@ -26,6 +33,8 @@ RUNS = int(os.environ.get("EDGECASE_SOAK_RUNS", "10"))
 FAULTY_RUNS = int(os.environ.get("EDGECASE_SOAK_FAULTY_RUNS", "20"))
 CONNECTIONS = int(os.environ.get("EDGECASE_SOAK_CONNECTIONS", "20000"))
 AT_ONCE = 64
+NOT_RUN_IN_FRONT_OF_A_HOLE = {"quic-retry-01"}
+"""It is about a Retry, and says that none came."""
 
 
 def verdicts(folder: Path) -> dict[str, tuple[str, tuple[tuple[str, str], ...]]]:
@@ -94,6 +103,27 @@ def test_lost_and_reordered_packets_change_no_verdict(tmp_path: Path) -> None:
         found = run_suite(tmp_path / str(number), "-n", "2", "--area", "quic", "--faults", faults)
         assert {key: (whole.get(key), got) for key, got in found.items() if whole.get(key) != got} == {}
         assert set(found) == set(whole)
+
+
+def test_no_quic_case_is_green_where_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In front of a UDP port that takes everything and says nothing: a case that passes there has checked nothing."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as hole:
+        hole.bind(("127.0.0.1", 0))
+        port = hole.getsockname()[1]
+        whole = ProtocolDriver.endpoint
+
+        def endpoint(driver: ProtocolDriver, properties: pb.TunnelProperties) -> Endpoint:
+            told = whole(driver, properties)
+            return replace(told, address="127.0.0.1", port=port) if told.transport == "udp" else told
+
+        monkeypatch.setattr(ProtocolDriver, "endpoint", endpoint)
+        monkeypatch.setattr(mutation, "DEADLINE_SECONDS", 0.25)
+        cases = [case for case in collect() if case.area == "quic" and mutation._runs(case)]
+        results = list(mutation.play(load("reference"), cases, {}))
+    assert len(results) > 150
+    assert {result.key for result in results if result.verdict is Verdict.PASS} == set()
+    assert {result.key for result in results if result.verdict is Verdict.HARNESS} == set()
+    assert {result.key for result in results if result.verdict is Verdict.INFO} <= NOT_RUN_IN_FRONT_OF_A_HOLE
 
 
 @dataclass
