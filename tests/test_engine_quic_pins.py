@@ -9,11 +9,13 @@ import re
 import pytest
 from aioquic import tls
 from aioquic.quic import connection as stock
+from aioquic.quic.recovery import QuicPacketPacer
 from aioquic.quic.stream import QuicStream
 
 from reference_engine.quic import connection as ours
 from reference_engine.quic.configuration import server_configuration
 from reference_engine.quic.connection import AIOQUIC, PRIVATE, EngineQuic, Windows
+from reference_engine.quic.pacing import TICK, Pacer
 from tests.engine_quic_support import HOP, client_configuration
 from tests.engine_tls_support import self_signed
 
@@ -43,6 +45,8 @@ def test_every_name_is_where_it_was(owner: str) -> None:
     objects = {
         "connection": (client, server),
         "tls": (client.tls, server.tls),
+        "recovery": (client._loss, server._loss),
+        "pacer": (client._loss._pacer, server._loss._pacer),
         "limit": (stock.Limit(0, "", 1),),
         "stream": (stream, QuicStream()),
         "receiver": (stream.receiver,),
@@ -64,6 +68,20 @@ def test_every_name_is_where_it_was(owner: str) -> None:
 def test_what_is_replaced_is_called_as_before(base: type, ours_: type, name: str) -> None:
     before, now = (list(inspect.signature(getattr(one, name)).parameters) for one in (base, ours_))
     assert before == now
+
+
+def test_packets_are_paced_faster_than_a_window_in_a_round_trip_and_for_late_timers() -> None:
+    _, server = pair()
+    pacer = server._loss._pacer
+    assert isinstance(pacer, Pacer)
+    plain = QuicPacketPacer(max_datagram_size=1_200)
+    for one in (plain, pacer):
+        one.update_rate(120_000, 0.1)
+    assert plain.packet_time == pytest.approx(0.001)
+    assert pacer.packet_time == pytest.approx(0.0008)
+    assert pacer.bucket_max == pytest.approx(0.8 * plain.bucket_max)  # no more packets at once
+    pacer.update_rate(120_000, 0.001)
+    assert pacer.bucket_max == TICK
 
 
 def test_something_is_replaced() -> None:

@@ -9,6 +9,7 @@ Sans-I/O. What is added to the stock connection, and why:
 * A DATAGRAM that does not fit is dropped and counted: stock aioquic would keep it, and everything behind it, for ever.
 * Packets of DATAGRAM frames take turns with packets of streams: stock aioquic sends no stream before the last datagram
   has left, so whoever sends datagrams without end would silence the rest of the connection.
+* Packets are paced by `pacing.Pacer`, which knows that timers are late.
 * Why a connection is over is told apart (`QuicEnd`): by the peer, by us, by silence, by a stateless reset.
 
 `PRIVATE` names what is touched; `tests/test_engine_quic_pins.py` fails when an upgrade moves any of it.
@@ -46,6 +47,7 @@ from aioquic.quic.stream import QuicStream as StreamState
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from reference_engine.edge.client_hello import ClientHello, HelloError, parse_client_hello
+from reference_engine.quic.pacing import Pacer
 from reference_engine.tls.endpoint import ServerCertificate
 
 AIOQUIC = "1.7.2"
@@ -67,7 +69,11 @@ PRIVATE: dict[str, tuple[str, ...]] = {
         *("_close_event", "_close_begin", "_state", "_handshake_complete", "_handshake_confirmed", "_host_cids"),
         *("_is_client", "_version", "_idle_timeout", "_payload_received"),
         *("_remote_max_idle_timeout", "_remote_ack_delay_exponent"),
+        # Pacing.
+        "_loss",
     ),
+    "recovery": ("_pacer",),
+    "pacer": ("packet_time", "bucket_max", "bucket_time"),
     "tls": (
         "_client_handle_certificate_verify",
         *("_alpn_protocols", "_request_client_certificate", "_max_early_data", "get_session_ticket_cb"),
@@ -287,6 +293,7 @@ class EngineQuic(QuicConnection):
         """The packet that the last DATAGRAM frames are in; None where the next ones may go into any."""
         self._consumed = 0
         self._read: dict[int, int] = {}
+        self._loss._pacer = Pacer(max_datagram_size=configuration.max_datagram_size)
         self._open_windows(self.windows)
         self._streams = StreamTable(lambda stream_id: self._events.append(StreamGone(stream_id)))
 
