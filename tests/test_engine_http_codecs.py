@@ -226,7 +226,7 @@ class TestRefusals:
 
 class TestRequests:
     def test_a_simple_request(self) -> None:
-        head = RequestHead(b"GET", b"/x?y", [(b"Host", b"a"), (b"X-Raw", b"\xe9\xff")])
+        head = RequestHead(b"GET", b"/x?y", [(b"Host", b"a"), (b"X-Raw", b"\xe9\xff")], authority=b"a")
         assert serve([b"GET /x?y HTTP/1.1\r\nHost:  a \t\r\nX-Raw: \xe9\xff\r\n\r\n"]) == [head, End()]
 
     def test_empty_lines_in_front(self) -> None:
@@ -234,7 +234,7 @@ class TestRequests:
 
     def test_a_higher_minor_version_is_read_as_1_1(self) -> None:
         events = serve([b"GET / HTTP/1.9\r\nHost: a\r\n\r\n"])
-        assert events == [RequestHead(b"GET", b"/", [(b"Host", b"a")], b"1.1"), End()]
+        assert events == [RequestHead(b"GET", b"/", [(b"Host", b"a")], b"1.1", b"a"), End()]
 
     def test_http_1_0_without_host(self) -> None:
         events = serve([b"GET / HTTP/1.0\r\n\r\nGET /second HTTP/1.0\r\n\r\n"])

@@ -34,7 +34,7 @@ class TestDownstreamConnections:
             assert fields["connection"] == "close"
             assert await client.rest() == b""
             assert client.end == "clean"
-            assert edge.front.pool.size == 1
+            assert edge.front.upstreams.pool.size == 1
             assert upstream.buffer == b""
 
         on_edge(script)
@@ -188,7 +188,7 @@ class TestReuse:
         async def script(edge: Edge) -> None:
             first = await self.get(edge, edge.client())
             assert await first.rest() == b""
-            assert edge.front.pool.size == 0
+            assert edge.front.upstreams.pool.size == 0
 
         on_edge(script, upstream_idle_ms=30)
 
@@ -216,7 +216,7 @@ class TestReuse:
                 await upstream.send(OK)
                 await client.response()
             await settle()
-            assert edge.front.pool.size == 2
+            assert edge.front.upstreams.pool.size == 2
             assert await upstreams[0].rest() == b""
 
         on_edge(script, upstream_max_idle=2)

@@ -20,7 +20,7 @@ from reference_engine.http.errors import Fault, fault_of, reason_phrase
 from reference_engine.http.events import Data, End, Fields, ResponseHead
 from reference_engine.http.events import values as field_values
 from reference_engine.http.forward import Target, date, host_name
-from reference_engine.http.server import H1Connection, H1Downstream
+from reference_engine.http.h1_downstream import H1Connection, H1Downstream
 from reference_engine.tunnel.model import Tunnel
 from reference_engine.tunnel.refusal import Refusal
 from reference_engine.tunnel.registry import Change

@@ -9,7 +9,7 @@ from reference_engine.config import ConfigError
 from reference_engine.http.errors import Fault, reason_phrase
 from reference_engine.http.events import End, ResponseHead
 from reference_engine.http.forward import date
-from reference_engine.http.server import H1Connection, H1Downstream
+from reference_engine.http.h1_downstream import H1Connection, H1Downstream
 from reference_engine.relay.stream import Address, StreamReset
 from reference_engine.relay.tcp import TcpStream
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from reference_engine.config import Settings
-from reference_engine.http.exchange import Downstream, Exchange
+from reference_engine.http.exchange import Exchange
 from reference_engine.http.h1_client import H1ClientCodec
+from reference_engine.http.h1_downstream import H1Connection, Handler
 from reference_engine.http.h1_server import H1ServerCodec
+from reference_engine.http.leg import Downstream
 from reference_engine.http.pool import Connect, Pool
 from reference_engine.http.rules import HttpRules
-from reference_engine.http.server import H1Connection, Handler, HttpTunnels
+from reference_engine.http.server import HttpTunnels
 from reference_engine.http.syntax import Limits
 from reference_engine.relay.stream import ByteStream
 from reference_engine.tunnel.model import Tunnel

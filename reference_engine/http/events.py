@@ -19,12 +19,19 @@ Fields: TypeAlias = list[tuple[bytes, bytes]]
 
 @dataclass(slots=True)
 class RequestHead:
-    """Request line and header section; `version` is `b"1.0"` or `b"1.1"` as the edge reads it."""
+    """Request line and header section.
+
+    `version` is `b"1.0"`, `b"1.1"`, `b"2.0"` or `b"3.0"` as the edge reads it. `authority` is what the request says
+    apart from its target: the one Host of HTTP/1.1, `:authority` (or Host) of HTTP/2 and HTTP/3; empty where there is
+    none. `scheme` counts where the target does not say it.
+    """
 
     method: bytes
     target: bytes
     fields: Fields
     version: bytes = b"1.1"
+    authority: bytes = b""
+    scheme: bytes = b"https"
 
 
 @dataclass(slots=True)

@@ -4,14 +4,14 @@
 
 A request without content is written in one piece and answered in one task. One with content has a second task for the
 request direction, so content streams while the response may already be on its way back. Each side's `await` on the
-other side's write is the backpressure. The exchange knows no version: it sees `Downstream` and neutral events.
+other side's write is the backpressure. The exchange knows no version: it sees `Downstream`, `Upstream` (`leg`) and
+neutral events.
 """
 
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from reference_engine.http.errors import Fault, ProtocolFault, fault_of
 from reference_engine.http.events import (
@@ -25,12 +25,11 @@ from reference_engine.http.events import (
     ResponseHead,
     members,
 )
-from reference_engine.http.events import values as field_values
 from reference_engine.http.forward import Origin, Target, host_name
-from reference_engine.http.pool import UpstreamConnection
-from reference_engine.http.syntax import NO_CONTENT, Framing
+from reference_engine.http.leg import Downstream, Upstream
+from reference_engine.http.syntax import NO_CONTENT
 from reference_engine.http.upgrade import relay
-from reference_engine.relay.stream import Address, ByteStream, StreamReset
+from reference_engine.relay.stream import StreamReset
 from reference_engine.tunnel.model import Tunnel
 
 if TYPE_CHECKING:
@@ -45,61 +44,6 @@ class ClientGone(Exception):  # noqa: N818 - an event, not a mistake
     """The client left; there is nobody to answer."""
 
 
-class Watcher(Protocol):
-    """Who wants to know that the client left."""
-
-    def client_gone(self) -> None:
-        """The client left."""
-
-
-class Downstream(ABC):
-    """The client's side of one exchange, whatever the version."""
-
-    head: RequestHead
-    framing: Framing
-    peer: Address | None
-    half_open: bool
-    """Whether the transport below can be half-closed."""
-
-    @property
-    @abstractmethod
-    def complete(self) -> bool:
-        """Whether the request has arrived as a whole."""
-
-    @abstractmethod
-    async def receive(self) -> list[Data | End | Reset]:
-        """The next events of the request's content, one at least. Raises ProtocolFault for content that is
-        malformed."""
-
-    @abstractmethod
-    def put(self, event: InformationalHead | ResponseHead | Data | End) -> None:
-        """Append an event of the response; it leaves with the next `flush`."""
-
-    @abstractmethod
-    async def flush(self) -> None:
-        """Write what was put, and wait while the client is slow. Raises StreamReset."""
-
-    @abstractmethod
-    async def refuse(self, fault: Fault, *, close: bool = False) -> None:
-        """Answer on the edge's own account."""
-
-    @abstractmethod
-    async def truncate(self, reason: str) -> None:
-        """End a response that was begun and cannot be completed, so that the client can tell (RFC 9112 section 8)."""
-
-    @abstractmethod
-    def close_after(self) -> None:
-        """No further request on this connection behind this response."""
-
-    @abstractmethod
-    def watch(self, watcher: Watcher | None) -> None:
-        """Tell `watcher` when the client leaves; None ends that."""
-
-    @abstractmethod
-    def raw(self) -> ByteStream:
-        """The connection as a plain stream, from the first octet behind the request."""
-
-
 class Exchange:
     """One request from its head to the end of its response. `own` is the tunnel that the connection selected."""
 
@@ -111,14 +55,13 @@ class Exchange:
         self._own = own
         self._carried = carried
         self._tunnel = own
-        self._up: UpstreamConnection | None = None
+        self._up: Upstream | None = None
         self._pump: asyncio.Task[None] | None = None
         self._task = asyncio.current_task()
         self._begun = False
         self._continued = False
         self._gone = False
         self._deaf = False
-        self._switched = False
         self._nominating: Fields = []
         self._fault: Fault | None = None
         self._origin = NOWHERE
@@ -146,7 +89,7 @@ class Exchange:
         fault = rules.mixing(self._carried, head.method) or rules.trace_content(head.method, self._down.framing)
         if fault is not None:
             return fault
-        authority = target.authority or self._host()
+        authority = target.authority or head.authority or (self._own.properties.hostname or "").encode("ascii")
         if target.form != "authority":
             # CONNECT stays with the tunnel of the connection (HTTP-CONNECT-009); everything else names its own.
             found = rules.route(host_name(authority), self._edge.lookup, self._edge.domain)
@@ -159,10 +102,6 @@ class Exchange:
         upgrade = rules.upgrade_offer(head) if target.form != "authority" else ()
         self._origin = Origin(client, authority, self._down.framing, upgrade)
         return target
-
-    def _host(self) -> bytes:
-        hosts = field_values(self._head.fields, b"host")
-        return hosts[0] if hosts else (self._own.properties.hostname or "").encode("ascii")
 
     async def _answer_as_last_hop(self) -> None:
         fields = [(b"Date", self._edge.date())]
@@ -204,14 +143,14 @@ class Exchange:
     def _repeats(self) -> bool:
         """Whether the request goes out again because its connection ended under it."""
         up = self._up
-        if up is None or self._gone or self._fault is not None or not up.inbox.over:
+        if up is None or self._gone or self._fault is not None or not up.over:
             return False
-        return self._rules.repeats(self._head.method, self._down.framing, fresh=up.fresh, heard=up.codec.heard)
+        return self._rules.repeats(self._head.method, self._down.framing, fresh=up.fresh, heard=up.heard)
 
     async def _attempt(self, target: Target, *, reuse: bool) -> Reset | None:
         """Send the request and relay the answer. A `Reset` says what kept the response from being complete."""
         if self._up is not None:
-            await self._up.close()
+            await self._up.leave()
         try:
             up = self._up = await self._open(reuse=reuse)
         except ProtocolFault as problem:
@@ -223,13 +162,13 @@ class Exchange:
         except StreamReset:
             # What the upstream said before it went may still be here.
             self._deaf = True
-            up.inbox.arm(self._edge.response_timeout)
+            up.arm(self._edge.response_timeout)
         return await self._relay_response(up, target)
 
-    async def _open(self, *, reuse: bool) -> UpstreamConnection:
+    async def _open(self, *, reuse: bool) -> Upstream:
         """A connection to the upstream; a client that leaves meanwhile ends the wait. Raises ProtocolFault."""
         try:
-            return await self._edge.pool.acquire(self._tunnel, self._down.peer, reuse=reuse)
+            return await self._edge.upstreams.acquire(self._tunnel, self._down.peer, reuse=reuse)
         except asyncio.CancelledError:
             if (self._gone or self._fault is not None) and self._task is not None and self._task.uncancel() == 0:
                 if self._fault is not None:
@@ -237,21 +176,21 @@ class Exchange:
                 raise ClientGone from None
             raise
 
-    async def _send_head(self, up: UpstreamConnection, target: Target) -> None:
+    async def _send_head(self, up: Upstream, target: Target) -> None:
         head = self._head
         if target.form == "authority":
             fields = self._rules.connect_fields(head, target)
         else:
             fields = self._rules.request_fields(head, self._origin)
-        request = RequestHead(head.method, target.upstream, fields)
+        request = RequestHead(head.method, target.upstream, fields, authority=self._origin.authority)
         if self._down.framing.kind == "none":
             await up.send(request, End())
-            up.inbox.arm(self._edge.response_timeout)
+            up.arm(self._edge.response_timeout)
         else:
             await up.send(request)
             self._pump = asyncio.get_running_loop().create_task(self._relay_content(up))
 
-    async def _relay_content(self, up: UpstreamConnection) -> None:
+    async def _relay_content(self, up: Upstream) -> None:
         """The request direction, until its end, until the upstream takes no more, or until the client breaks off."""
         try:
             while True:
@@ -265,19 +204,19 @@ class Exchange:
                 await up.send(*[event for event in events if not isinstance(event, Reset)])
                 if isinstance(last, End):
                     if not self._begun:
-                        up.inbox.arm(self._edge.response_timeout)
+                        up.arm(self._edge.response_timeout)
                     return
         except ProtocolFault as problem:
             self._give_up(problem.fault)
         except StreamReset as problem:
             self._deaf = True
             if not self._begun:
-                up.inbox.arm(self._edge.response_timeout)
+                up.arm(self._edge.response_timeout)
             self._edge.log.debug("the upstream takes no more of a request: %s", problem.reason)
 
     # -- the way down ----------------------------------------------------------------------------------------------
 
-    async def _relay_response(self, up: UpstreamConnection, target: Target) -> Reset | None:
+    async def _relay_response(self, up: Upstream, target: Target) -> Reset | None:
         while True:
             event = up.next_event()
             if event is None:
@@ -296,7 +235,7 @@ class Exchange:
                 if done:
                     return trouble
 
-    async def _relay_head(self, up: UpstreamConnection, target: Target, event: Event) -> tuple[bool, Reset | None]:
+    async def _relay_head(self, up: Upstream, target: Target, event: Event) -> tuple[bool, Reset | None]:
         """Everything but content: (whether the exchange is over, what went wrong)."""
         if isinstance(event, Reset):
             return True, event
@@ -306,27 +245,25 @@ class Exchange:
             return True, Reset("upstream-malformed")
         if event.codings and self._head.version == b"1.0":
             return True, Reset("upstream-malformed")
-        up.inbox.disarm()
+        up.disarm()
         if target.form == "authority" and self._rules.connect_opens(event.status):
             await self._open_tunnel(up, event)
             return True, None
         self._begun = True
         self._nominating = event.fields
         expects = b"100-continue" in members(self._head.fields, b"expect") and not self._continued
-        if self._rules.ends_early(
-            complete=self._down.complete, closing=up.codec.closing, expects=expects, deaf=self._deaf
-        ):
+        if self._rules.ends_early(complete=self._down.complete, closing=up.closing, expects=expects, deaf=self._deaf):
             self._down.close_after()
         fields = self._rules.response_fields(event, self._head.method)
         self._down.put(ResponseHead(event.status, fields, event.reason, event.codings))
         return False, None
 
-    async def _interim(self, up: UpstreamConnection, head: InformationalHead) -> tuple[bool, Reset | None]:
+    async def _interim(self, up: Upstream, head: InformationalHead) -> tuple[bool, Reset | None]:
         rules = self._rules
         if head.status == 101:
             if not rules.upgrade_accepted(self._origin.upgrade, head) or not self._down.complete:
                 return True, Reset("upstream-switch")
-            up.inbox.disarm()
+            up.disarm()
             self._down.put(InformationalHead(101, rules.switching_fields(head), head.reason))
             await self._switch(up)
             return True, None
@@ -336,32 +273,31 @@ class Exchange:
             self._down.put(relayed)
         return False, None
 
-    async def _open_tunnel(self, up: UpstreamConnection, head: ResponseHead) -> None:
+    async def _open_tunnel(self, up: Upstream, head: ResponseHead) -> None:
         """A 2xx to CONNECT: no content, no framing, the tunnel begins (RFC 9110 section 9.3.6)."""
         fields = self._rules.response_fields(head, b"CONNECT")
         self._down.put(ResponseHead(head.status, fields, head.reason))
         await self._switch(up)
 
-    async def _switch(self, up: UpstreamConnection) -> None:
+    async def _switch(self, up: Upstream) -> None:
         await self._down.flush()
         self._begun = True
         self._down.watch(None)
-        self._switched = True
         await relay(
             self._edge.relay,
             self._down.raw(),
             up.raw(),
             client_half_open=self._down.half_open,
-            upstream_half_open=self._edge.half_open(up.stream),
+            upstream_half_open=self._edge.half_open(up.carrier),
         )
 
-    async def _finish(self, up: UpstreamConnection) -> None:
+    async def _finish(self, up: Upstream) -> None:
         """The response is complete: let the rest of the request go up while somebody reads it (RFC 9110 section
         7.5)."""
         await self._down.flush()
         if self._pump is None or self._pump.done():
             return
-        if up.codec.closing or self._deaf or up.inbox.over:
+        if up.closing or self._deaf or up.over:
             self._down.close_after()
         else:
             await self._pump
@@ -406,9 +342,5 @@ class Exchange:
             self._pump.cancel()
             await asyncio.gather(self._pump, return_exceptions=True)
         up, self._up = self._up, None
-        if up is None:
-            return
-        up.inbox.disarm()
-        if not (self._switched or up.codec.over or up.codec.reusable):
-            up.abort("the exchange ended early")
-        self._edge.pool.release(up)
+        if up is not None:
+            up.release()

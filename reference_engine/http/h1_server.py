@@ -75,6 +75,8 @@ class H1ServerCodec:
         check(self._rules.transfer_encoding(codings, version=version, has_length=bool(lengths)))
         check(self._rules.host(hosts, version=version))
         head = self._parsed(raw, version)
+        if hosts and not head.authority:
+            head.authority = hosts[0]
         self.framing = self._rules.request_framing(head.fields)
         self._gate.begin(self.framing)
         self._fed = False

@@ -10,10 +10,10 @@ import h11
 from reference_engine.http.events import Fields, InformationalHead, ResponseHead
 from reference_engine.http.exchange import Exchange
 from reference_engine.http.h1_client import H1ClientCodec
+from reference_engine.http.h1_downstream import H1Connection
 from reference_engine.http.h1_server import H1ServerCodec
 from reference_engine.http.pool import Pool
 from reference_engine.http.rules import HttpRules
-from reference_engine.http.server import H1Connection
 from reference_engine.http.syntax import NO_CONTENT, Limits
 from reference_engine.mutants.registry import Reached, swap
 from reference_engine.parts import Parts

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from reference_engine.http.errors import Fault
 from reference_engine.http.events import Fields, RequestHead, values, without
-from reference_engine.http.exchange import Downstream, Exchange
+from reference_engine.http.exchange import Exchange
 from reference_engine.http.forward import Origin, Target, host_name
 from reference_engine.http.h1_server import H1ServerCodec
+from reference_engine.http.leg import Downstream
 from reference_engine.http.server import HttpTunnels
 from reference_engine.mutants._loose_h1 import LooseClientCodec, LooseServerCodec, consents, use
 from reference_engine.mutants.registry import Reached, mutant, swap
@@ -29,6 +30,7 @@ def use_host(parts: Parts, change: Callable[[list[bytes]], list[bytes]]) -> None
             head = super().parsed(raw, version)
             kept = [(b"Host", value) for value in change(values(head.fields, HOST))]
             head.fields = [*kept, *without(head.fields, {HOST})]
+            head.authority = kept[0][1] if kept else b""
             return head
 
     consents(parts, "host")
@@ -263,6 +265,7 @@ def _(parts: Parts, reached: Reached) -> None:
         if [host_name(host) for host in values(down.head.fields, HOST)] != [name.decode()]:
             reached()
         down.head.fields = [(b"Host", name), *without(down.head.fields, {HOST})]
+        down.head.authority = name
         return original(edge, down, own, carried)
 
     swap(parts.http_endpoints, "exchange", exchange)
@@ -284,6 +287,7 @@ def _(parts: Parts, reached: Reached) -> None:
             if hosts != [self._first]:
                 reached()
             head.fields = [(b"Host", self._first), *without(head.fields, {HOST})]
+            head.authority = self._first
             return head
 
     use(parts, Server)
@@ -303,6 +307,7 @@ def _(parts: Parts, reached: Reached) -> None:
             reached()
             name = (own.properties.hostname or "").encode("ascii")
             down.head.fields = [(b"Host", name), *without(down.head.fields, {HOST})]
+            down.head.authority = name
         return original(edge, down, own, carried)
 
     swap(parts.http_endpoints, "exchange", exchange)

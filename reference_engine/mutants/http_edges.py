@@ -22,7 +22,7 @@ from reference_engine.http.exchange import Exchange
 from reference_engine.http.forward import Origin, Target
 from reference_engine.http.h1_client import H1ClientCodec
 from reference_engine.http.h1_server import H1ServerCodec
-from reference_engine.http.pool import UpstreamConnection
+from reference_engine.http.leg import Upstream
 from reference_engine.mutants._http import use_client_codec, use_exchange, use_server_codec
 from reference_engine.mutants.registry import Reached, mutant, swap
 from reference_engine.parts import Parts
@@ -97,7 +97,7 @@ def _second_unidentified(parts: Parts, reached: Reached) -> None:
     class Forgetful(Exchange):
         """Forgets the address."""
 
-        async def _send_head(self, up: UpstreamConnection, target: Target) -> None:
+        async def _send_head(self, up: Upstream, target: Target) -> None:
             if self._carried is not None:
                 reached()
                 self._origin = replace(self._origin, client="")
@@ -133,7 +133,7 @@ def _425_is_an_error(parts: Parts, reached: Reached) -> None:
     class Proud(Exchange):
         """Knows better."""
 
-        async def _relay_head(self, up: UpstreamConnection, target: Target, event: Event) -> tuple[bool, Reset | None]:
+        async def _relay_head(self, up: Upstream, target: Target, event: Event) -> tuple[bool, Reset | None]:
             if isinstance(event, ResponseHead) and event.status == 425:
                 reached()
                 return True, Reset("upstream-malformed")

@@ -22,7 +22,8 @@ from reference_engine.http.exchange import Exchange
 from reference_engine.http.forward import Origin, Target
 from reference_engine.http.h1_client import H1ClientCodec
 from reference_engine.http.h1_server import H1ServerCodec
-from reference_engine.http.pool import UpstreamConnection
+from reference_engine.http.h1_upstream import H1Upstream
+from reference_engine.http.leg import Upstream
 from reference_engine.mutants._http import (
     change_interim_fields,
     restart_server,
@@ -93,7 +94,7 @@ def _expect_of_1_0(parts: Parts, reached: Reached) -> None:
     class Eager(Exchange):
         """Answers every expectation itself."""
 
-        async def _send_head(self, up: UpstreamConnection, target: Target) -> None:
+        async def _send_head(self, up: Upstream, target: Target) -> None:
             await super()._send_head(up, target)
             if self._head.version == b"1.0" and b"100-continue" in members(self._head.fields, b"expect"):
                 reached()
@@ -112,7 +113,7 @@ def _early_held(parts: Parts, reached: Reached) -> None:
     class Patient(Exchange):
         """Waits for the request."""
 
-        async def _relay_head(self, up: UpstreamConnection, target: Target, event: Event) -> tuple[bool, Reset | None]:
+        async def _relay_head(self, up: Upstream, target: Target, event: Event) -> tuple[bool, Reset | None]:
             if isinstance(event, ResponseHead) and self._pump is not None and not self._pump.done():
                 reached()
                 await asyncio.wait({self._pump})
@@ -126,7 +127,7 @@ def _early_end_unsaid(parts: Parts, reached: Reached) -> None:
     class Silent(Exchange):
         """Lets the connection end."""
 
-        async def _finish(self, up: UpstreamConnection) -> None:
+        async def _finish(self, up: Upstream) -> None:
             await self._down.flush()
             if self._pump is not None and not self._pump.done():
                 reached()
@@ -203,7 +204,7 @@ def _early_stops(parts: Parts, reached: Reached) -> None:
     class Stopping(Exchange):
         """Ends the request with its response."""
 
-        async def _finish(self, up: UpstreamConnection) -> None:
+        async def _finish(self, up: Upstream) -> None:
             await self._down.flush()
             if self._pump is not None and not self._pump.done():
                 reached()
@@ -221,8 +222,8 @@ def _early_refusal_lost(parts: Parts, reached: Reached) -> None:
     class Deaf(Exchange):
         """Takes an early answer with close for a broken connection."""
 
-        async def _relay_head(self, up: UpstreamConnection, target: Target, event: Event) -> tuple[bool, Reset | None]:
-            if isinstance(event, ResponseHead) and up.codec.closing and not self._down.complete:
+        async def _relay_head(self, up: Upstream, target: Target, event: Event) -> tuple[bool, Reset | None]:
+            if isinstance(event, ResponseHead) and up.closing and not self._down.complete:
                 reached()
                 return True, Reset("upstream-reset")
             return await super()._relay_head(up, target, event)
@@ -271,8 +272,8 @@ def _clients_version(parts: Parts, reached: Reached) -> None:
     class Copying(Exchange):
         """Speaks the client's version."""
 
-        async def _send_head(self, up: UpstreamConnection, target: Target) -> None:
-            if self._head.version == b"1.0":
+        async def _send_head(self, up: Upstream, target: Target) -> None:
+            if self._head.version == b"1.0" and isinstance(up, H1Upstream):
                 reached()
                 original = up.codec.send
 

@@ -19,9 +19,10 @@ from reference_engine.http.events import (
 )
 from reference_engine.http.exchange import Exchange
 from reference_engine.http.h1_client import H1ClientCodec
+from reference_engine.http.h1_downstream import H1Connection
 from reference_engine.http.h1_server import H1ServerCodec
-from reference_engine.http.pool import Pool, UpstreamConnection
-from reference_engine.http.server import H1Connection
+from reference_engine.http.h1_upstream import H1Upstream
+from reference_engine.http.pool import Pool
 from reference_engine.mutants._http import (
     change_interim_fields,
     change_response_fields,
@@ -173,7 +174,7 @@ def _upstream_close_ignored(parts: Parts, reached: Reached) -> None:
 class _Keeping(Pool):
     """Keeps what a client has left."""
 
-    def release(self, connection: UpstreamConnection) -> None:
+    def release(self, connection: H1Upstream) -> None:
         super().release(connection)
         if connection in self._timers and not connection.codec.over:
             connection.inbox.on_data = None
@@ -195,9 +196,9 @@ class _Leaving(Exchange):
                 raise
 
     async def _let_go(self) -> None:
-        if self._gone and self._up is not None:
+        if self._gone and isinstance(self._up, H1Upstream):
             up, self._up = self._up, None
-            self._edge.pool.release(up)
+            self._edge.upstreams.pool.release(up)
         await super()._let_go()
 
 
@@ -244,11 +245,11 @@ def _unsolicited_kept(parts: Parts, reached: Reached) -> None:
     class Trusting(Pool):
         """Leaves idle connections alone."""
 
-        def release(self, connection: UpstreamConnection) -> None:
+        def release(self, connection: H1Upstream) -> None:
             super().release(connection)
             connection.inbox.on_data = None
 
-        async def acquire(self, tunnel: Tunnel, source: Address | None, *, reuse: bool) -> UpstreamConnection:
+        async def acquire(self, tunnel: Tunnel, source: Address | None, *, reuse: bool) -> H1Upstream:
             idle = self._idle.get((tunnel.id, source.host if source else "")) if reuse else None
             if idle and idle[-1].inbox.pending:
                 reached()

@@ -11,9 +11,11 @@ from reference_engine.http.events import Data, End, Event, InformationalHead, Re
 from reference_engine.http.exchange import Exchange
 from reference_engine.http.forward import Target
 from reference_engine.http.h1_client import H1ClientCodec
+from reference_engine.http.h1_downstream import H1Connection
 from reference_engine.http.h1_server import H1ServerCodec
-from reference_engine.http.pool import Pool, UpstreamConnection
-from reference_engine.http.server import H1Connection
+from reference_engine.http.h1_upstream import H1Upstream
+from reference_engine.http.leg import Upstream
+from reference_engine.http.pool import Pool
 from reference_engine.mutants._http import (
     use_client_codec,
     use_connection,
@@ -146,7 +148,7 @@ def _no_pressure_on_client(parts: Parts, reached: Reached) -> None:
     class Greedy(Pool):
         """Hands out connections that never wait for their upstream."""
 
-        async def acquire(self, tunnel: Tunnel, source: Address | None, *, reuse: bool) -> UpstreamConnection:
+        async def acquire(self, tunnel: Tunnel, source: Address | None, *, reuse: bool) -> H1Upstream:
             connection = await super().acquire(tunnel, source, reuse=reuse)
             queue = _Queue(connection.stream, reached)
 
@@ -205,13 +207,13 @@ def _whole_response(parts: Parts, reached: Reached) -> None:
     class Hasty(Exchange):
         """Keeps its timer."""
 
-        async def _relay_head(self, up: UpstreamConnection, target: Target, event: Event) -> tuple[bool, Reset | None]:
+        async def _relay_head(self, up: Upstream, target: Target, event: Event) -> tuple[bool, Reset | None]:
             found = await super()._relay_head(up, target, event)
             if isinstance(event, ResponseHead):
                 asyncio.get_running_loop().call_later(self._edge.response_timeout, self._over, up)
             return found
 
-        def _over(self, up: UpstreamConnection) -> None:
+        def _over(self, up: Upstream) -> None:
             if self._up is up:
                 reached()
                 up.abort("the response took too long")

@@ -21,9 +21,9 @@ from reference_engine.http.events import (
 )
 from reference_engine.http.exchange import Exchange
 from reference_engine.http.h1_client import H1ClientCodec
+from reference_engine.http.h1_downstream import H1Downstream
 from reference_engine.http.h1_server import H1ServerCodec
-from reference_engine.http.pool import UpstreamConnection
-from reference_engine.http.server import H1Downstream
+from reference_engine.http.leg import Upstream
 from reference_engine.http.syntax import Framing
 from reference_engine.http.upgrade import relay
 from reference_engine.mutants._http import use_client_codec, use_exchange, use_server_codec
@@ -377,14 +377,13 @@ def _unasked_101(parts: Parts, reached: Reached) -> None:
     class Switching(Exchange):
         """Follows every 101."""
 
-        async def _interim(self, up: UpstreamConnection, head: InformationalHead) -> tuple[bool, Reset | None]:
+        async def _interim(self, up: Upstream, head: InformationalHead) -> tuple[bool, Reset | None]:
             if head.status != 101 or self._origin.upgrade or not isinstance(self._down, H1Downstream):
                 return await super()._interim(up, head)
             reached()
             await self._down._connection.write(
                 b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
             )
-            self._switched = True
             await relay(self._edge.relay, self._down.raw(), up.raw(), client_half_open=True, upstream_half_open=True)
             return True, None
 
@@ -415,10 +414,10 @@ def _post_repeated(parts: Parts, reached: Reached) -> None:
         kept: tuple[Data | End | Reset, ...] = ()
         repeated = False
 
-        async def _relay_content(self, up: UpstreamConnection) -> None:
+        async def _relay_content(self, up: Upstream) -> None:
             if self.repeated:
                 await up.send(*[event for event in self.kept if not isinstance(event, Reset)])
-                up.inbox.arm(self._edge.response_timeout)
+                up.arm(self._edge.response_timeout)
                 return
             receive = self._down.receive
 

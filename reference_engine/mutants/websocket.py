@@ -22,9 +22,9 @@ from reference_engine.http.events import (
 from reference_engine.http.exchange import Exchange
 from reference_engine.http.forward import Origin, Target
 from reference_engine.http.h1_client import H1ClientCodec
+from reference_engine.http.h1_downstream import H1Downstream
 from reference_engine.http.h1_server import H1ServerCodec
-from reference_engine.http.pool import UpstreamConnection
-from reference_engine.http.server import H1Downstream
+from reference_engine.http.leg import Upstream
 from reference_engine.mutants._http import use_client_codec, use_exchange, use_server_codec
 from reference_engine.mutants.registry import Reached, mutant, swap
 from reference_engine.parts import Parts
@@ -313,7 +313,7 @@ def _early_101(parts: Parts, reached: Reached) -> None:
     class Eager(Exchange):
         """Switches with the request."""
 
-        async def _send_head(self, up: UpstreamConnection, target: Target) -> None:
+        async def _send_head(self, up: Upstream, target: Target) -> None:
             await super()._send_head(up, target)
             if self._origin.upgrade and isinstance(self._down, H1Downstream):
                 reached()
@@ -329,7 +329,7 @@ def _101_for_anything(parts: Parts, reached: Reached) -> None:
     class Eager(Exchange):
         """Reads one field of a handshake."""
 
-        async def _send_head(self, up: UpstreamConnection, target: Target) -> None:
+        async def _send_head(self, up: Upstream, target: Target) -> None:
             await super()._send_head(up, target)
             asked = b"websocket" in members(self._head.fields, b"upgrade")
             if asked and isinstance(self._down, H1Downstream):
@@ -346,7 +346,7 @@ def _refusal_502(parts: Parts, reached: Reached) -> None:
     class Proud(Exchange):
         """Wants 101."""
 
-        async def _relay_head(self, up: UpstreamConnection, target: Target, event: Event) -> tuple[bool, Reset | None]:
+        async def _relay_head(self, up: Upstream, target: Target, event: Event) -> tuple[bool, Reset | None]:
             if isinstance(event, ResponseHead) and self._origin.upgrade:
                 reached()
                 return True, Reset("upstream-switch")
@@ -385,7 +385,7 @@ def _raw_behind_refusal(parts: Parts, reached: Reached) -> None:
     class Open(Exchange):
         """Switches with any answer."""
 
-        async def _finish(self, up: UpstreamConnection) -> None:
+        async def _finish(self, up: Upstream) -> None:
             await super()._finish(up)
             if self._origin.upgrade:
                 reached()
@@ -413,13 +413,13 @@ def _early_frames(parts: Parts, reached: Reached) -> None:
     class Eager(Exchange):
         """Does not wait."""
 
-        async def _send_head(self, up: UpstreamConnection, target: Target) -> None:
+        async def _send_head(self, up: Upstream, target: Target) -> None:
             await super()._send_head(up, target)
             if self._origin.upgrade and isinstance(self._down, H1Downstream):
                 early = self._down._codec.leftover()
-                if early:
+                if early and up.carrier is not None:
                     reached()
-                    await up.stream.write(early)
+                    await up.carrier.write(early)
 
     use_exchange(parts, Eager)
 

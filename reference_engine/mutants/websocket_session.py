@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from reference_engine.http.exchange import Exchange
-from reference_engine.http.pool import UpstreamConnection
+from reference_engine.http.leg import Upstream
 from reference_engine.mutants._http import use_exchange
 from reference_engine.mutants.registry import Reached, mutant, swap
 from reference_engine.parts import Parts
@@ -87,7 +87,7 @@ def _pings_answered(parts: Parts, reached: Reached) -> None:
     class Answering(Exchange):
         """Looks into what the client sends."""
 
-        async def _switch(self, up: UpstreamConnection) -> None:
+        async def _switch(self, up: Upstream) -> None:
             raw = self._down.raw
 
             def watched() -> ByteStream:
@@ -244,15 +244,15 @@ def _quiet_cut(parts: Parts, reached: Reached) -> None:
     class Hasty(Exchange):
         """Keeps its timer."""
 
-        async def _switch(self, up: UpstreamConnection) -> None:
+        async def _switch(self, up: Upstream) -> None:
             timer = asyncio.get_running_loop().call_later(self._edge.response_timeout, self._over, up)
             try:
                 await super()._switch(up)
             finally:
                 timer.cancel()
 
-        def _over(self, up: UpstreamConnection) -> None:
+        def _over(self, up: Upstream) -> None:
             reached()
-            up.stream.abort("the response took too long")
+            up.abort("the response took too long")
 
     use_exchange(parts, Hasty)

@@ -1,0 +1,68 @@
+"""Where an exchange gets its upstream side: the one place that knows which version a tunnel's upstream speaks.
+
+HTTP/1.1 has connections for one exchange at a time (`pool`); the others
+share (`shared`). With upstream TLS the version is what ALPN picks for each connection (HTTP-VER-010).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from reference_engine.agent.connector import UpstreamUnavailable
+from reference_engine.http.errors import ProtocolFault, fault_of
+from reference_engine.http.h1_downstream import limits_of
+from reference_engine.http.leg import Upstream
+from reference_engine.relay.stream import Address, ByteStream
+from reference_engine.tls.upstream import UpstreamTlsFailed
+from reference_engine.tunnel.model import Tunnel
+
+if TYPE_CHECKING:
+    from reference_engine.engine import Engine
+
+
+class Upstreams:
+    """The upstream sides of all HTTP tunnels."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        settings, endpoints = engine.settings, engine.parts.http_endpoints
+        self.pool = endpoints.pool(
+            self._connect,
+            lambda: endpoints.client_codec(engine.parts.http, limits_of(settings)),
+            idle=settings.upstream_idle_ms / 1000,
+            most=settings.upstream_max_idle,
+        )
+
+    async def acquire(self, tunnel: Tunnel, source: Address | None, *, reuse: bool) -> Upstream:
+        """The upstream side of one exchange. `reuse` says whether the request may go out on a connection for one
+        exchange at a time that was used before. Raises ProtocolFault."""
+        return await self.pool.acquire(tunnel, source, reuse=reuse)
+
+    def drop_tunnel(self, tunnel: Tunnel) -> None:
+        """What is kept for the tunnel ends."""
+        self.pool.drop_tunnel(tunnel)
+
+    async def close(self) -> None:
+        """Close what is kept; after the exchanges have ended."""
+        await self.pool.close()
+
+    async def _connect(self, tunnel: Tunnel, source: Address | None) -> ByteStream:
+        """A fresh stream to the tunnel's upstream, in TLS where the tunnel asks for it. Raises ProtocolFault."""
+        engine = self._engine
+        try:
+            stream = await engine.connector.open(tunnel, source)
+        except UpstreamUnavailable as problem:
+            raise ProtocolFault(fault_of(problem.kind)) from None
+        if not engine.parts.http.encrypts_upstream(tunnel.properties):
+            return stream
+        try:
+            return await engine.upstream_tls.wrap(
+                stream, server_name=tunnel.properties.hostname or "", alpns=["http/1.1"]
+            )
+        except UpstreamTlsFailed as problem:
+            engine.log.info("tunnel %s: %s", tunnel.id, problem)
+            stream.abort("upstream TLS failed")
+            raise ProtocolFault(fault_of("upstream-tls")) from None
+        except BaseException:
+            stream.abort("nobody waits for the stream")
+            raise
