@@ -82,7 +82,7 @@ class MessageRules:
         for count, (name, value) in enumerate(lines):
             if name[:1] != b":":
                 fields = list(lines[count:])
-                if any([name[:1] == b":" for name, _ in fields]):
+                if any(name[:1] == b":" for name, _ in fields):
                     return malformed("a pseudo-header field behind a field")
                 return pseudo, fields
             if name not in known:
@@ -104,15 +104,8 @@ class MessageRules:
         authority = self.named_authority(pseudo.get(b":authority"), [v for n, v in fields if n == b"host"])
         if isinstance(authority, Fault):
             return authority
-        target = pseudo.get(b":path", authority)
-        return RequestHead(
-            pseudo[b":method"],
-            target,
-            self.joined_cookies(fields),
-            version,
-            authority,
-            pseudo.get(b":scheme", b"https"),
-        )
+        scheme, target = pseudo.get(b":scheme", b"https"), pseudo.get(b":path", authority)
+        return RequestHead(pseudo[b":method"], target, self.joined_cookies(fields), version, authority, scheme)
 
     def control_data(self, pseudo: dict[bytes, bytes]) -> Fault | None:
         """:method, :scheme and :path, each valid; CONNECT has :authority alone (RFC9113-8.3.1-6, -8.3.1-7, -8.5-1,
@@ -172,12 +165,12 @@ class MessageRules:
         return InformationalHead(int(status), fields) if status < b"200" else ResponseHead(int(status), fields)
 
     def trailer_message(self, lines: Sequence[Line]) -> Fields | Fault:
-        """A trailer section: no pseudo-header field, and as the fields of a head else (RFC9113-8.1-2, RFC9114-4.3-1)."""
+        """A trailer section: no pseudo-header field; else as the fields of a head (RFC9113-8.1-2, RFC9114-4.3-1)."""
         fields = list(lines)
         fault = self.field_lines(fields) or self.connection_specific(fields)
         return fields if fault is None else fault
 
-    def declared_length(self, fields: Fields) -> int | None | Fault:
+    def declared_length(self, fields: Fields) -> int | Fault | None:
         """What Content-Length says, None where it is absent (RFC9113-8.1.1-3, RFC9114-4.1.2-3, RFC9110-8.6-3)."""
         given = [value for name, value in fields if name == b"content-length"]
         lengths = {member.strip(b" \t") for value in given for member in value.split(b",")}
