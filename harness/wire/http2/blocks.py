@@ -48,7 +48,12 @@ def indexed(index: int) -> bytes:
 
 
 def literal(
-    name: bytes | int, value: bytes, indexing: Indexing = "without", *, huffman: bool = False, coded: bytes | None = None
+    name: bytes | int,
+    value: bytes,
+    indexing: Indexing = "without",
+    *,
+    huffman: bool = False,
+    coded: bytes | None = None,
 ) -> bytes:
     """A literal field (RFC 7541 section 6.2); a number as `name` is an index. `coded` is said as the Huffman code of
     the value."""
@@ -91,7 +96,7 @@ def _plain(octets: bytes, coded: bool) -> bytes:
         raise BadBlock(str(error)) from error
 
 
-class BadBlock(ValueError):
+class BadBlock(ValueError):  # noqa: N818 - what was received is bad
     """A block that ends inside a representation, or has an integer beyond measure."""
 
 

@@ -78,8 +78,7 @@ class Connection(Sender):
             octets = self._read_preface(octets)
         if self.readable:
             for seen in self._reader.feed(octets):
-                self._take(seen)
-                if not self.readable:
+                if not self._take(seen):
                     break
         return self._drain()
 
@@ -88,6 +87,11 @@ class Connection(Sender):
         if self._reader.partial and self.readable:
             self._break("the connection ends inside a frame", "9113 section 4.1")
         return self._drain()
+
+    @property
+    def open_block(self) -> bytes:
+        """The octets of a field block whose last frame has not come."""
+        return bytes(self._block.octets) if self._block is not None else b""
 
     def consume(self, stream_id: int, count: int) -> None:
         """See `Sender.consume`."""
@@ -121,11 +125,13 @@ class Connection(Sender):
 
     # Every frame
 
-    def _take(self, seen: Seen) -> None:
+    def _take(self, seen: Seen) -> bool:
+        """Handle a frame; false where nothing behind it can be read."""
         self._events.append(seen_events.FrameReceived(seen))
         self._judge(seen)
         if seen.problem is None and seen.kind in self._steps:
             self._steps[FrameType(seen.kind)](seen)
+        return self.readable
 
     def _judge(self, seen: Seen) -> None:
         """What is to be said of a frame whatever its type (RFC 9113 sections 3.4, 4.1 to 4.3, 5.1)."""
@@ -143,7 +149,9 @@ class Connection(Sender):
         if seen.problem is not None:
             self._break(seen.problem.what, seen.problem.section, seen.stream)
         if self._block is not None and (seen.kind != FrameType.CONTINUATION or seen.stream != self._block.stream):
-            self._break(f"{name} inside the field block of stream {self._block.stream}", "9113 section 4.3", seen.stream)
+            self._break(
+                f"{name} inside the field block of stream {self._block.stream}", "9113 section 4.3", seen.stream
+            )
 
     def _frame_limit(self) -> int:
         """The largest frame that the other side may send: one that it may have read already counts."""
@@ -199,7 +207,9 @@ class Connection(Sender):
         self._give_back(stream.id, seen.length - len(content))
         self._unread += len(content)
         if self._unread > self.options.limits.unread:
-            self._break(f"more than {self.options.limits.unread} octets of content that nobody took", "9113 section 5.2")
+            self._break(
+                f"more than {self.options.limits.unread} octets of content that nobody took", "9113 section 5.2"
+            )
             self._stop("more content than a peer holds")
             return
         self._events.append(seen_events.ContentReceived(stream.id, content, len(content)))

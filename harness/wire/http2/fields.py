@@ -1,6 +1,6 @@
-"""What the field sections of HTTP/2 must keep to (RFC 9113 sections 8.1 to 8.3): pure functions that name what is broken.
+"""What the field sections of HTTP/2 must keep to (RFC 9113 sections 8.1 to 8.3): functions that name what is broken.
 
-Each gives (what, section) for every rule that a section breaks, in the order of the rules; an empty list is a sound one.
+Each gives (what, section) for every rule that a section breaks, in the order of the rules; an empty list is sound.
 """
 
 from __future__ import annotations

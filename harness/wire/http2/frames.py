@@ -7,11 +7,11 @@ refuses comes out as an `ExtensionFrame` of its type, and `problem` names the ru
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 from hyperframe.exceptions import HyperframeError
-from hyperframe.frame import FRAMES, ExtensionFrame, Frame
+from hyperframe.frame import FRAMES, DataFrame, ExtensionFrame, Frame
 
 from harness.wire.http2.numbers import (
     DEFINED_FLAGS,
@@ -25,9 +25,6 @@ from harness.wire.http2.numbers import (
 
 _HEADER = struct.Struct(">HBBBL")
 _RESERVED = 0x80000000
-PAYLOAD_KEPT = 64
-"""Octets of a DATA payload that a kept frame still has, where the reader is told to keep no more."""
-
 NO_STREAM = frozenset({FrameType.SETTINGS, FrameType.PING, FrameType.GOAWAY})
 EITHER = frozenset({FrameType.WINDOW_UPDATE})
 
@@ -55,7 +52,7 @@ def data(stream: int, content: bytes = b"", *, end: bool = False, pad: int | Non
     return raw(0, _padded(content, pad), flags=_flags(end_stream=end, padded=pad is not None), stream=stream)
 
 
-def headers(  # noqa: PLR0913 - the parts of a HEADERS frame
+def headers(
     stream: int,
     block: bytes,
     *,
@@ -113,7 +110,7 @@ def window_update(stream: int, increment: int) -> bytes:
     return raw(8, struct.pack(">L", increment), stream=stream)
 
 
-def block_frames(  # noqa: PLR0913 - the parts of a field section in frames
+def block_frames(
     stream: int,
     block: bytes,
     *,
@@ -174,6 +171,12 @@ class Seen:
         """The settings of a SETTINGS frame, in order."""
         whole = len(self.payload) - len(self.payload) % 6
         return tuple(struct.iter_unpack(">HL", self.payload[:whole]))
+
+    def emptied(self) -> Seen:
+        """The same without its payload."""
+        frame = DataFrame(self.stream)
+        frame.body_len = self.length
+        return replace(self, frame=frame, payload=b"")
 
     def describe(self) -> tuple[str, str]:
         """The frame in the field's words: its name, and what it says."""
@@ -316,7 +319,7 @@ def _word(seen: Seen, at: int = 0) -> int:
     return int.from_bytes(seen.payload[at : at + 4], "big")
 
 
-_DETAIL = {
+_DETAIL: dict[int, Callable[[Seen], list[str]]] = {
     FrameType.RST_STREAM: lambda seen: [error_name(_word(seen))],
     FrameType.GOAWAY: lambda seen: [
         error_name(_word(seen, 4)),

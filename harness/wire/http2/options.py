@@ -31,10 +31,10 @@ class Limits:
 class Options:
     """One side's choices.
 
-    `settings`: pairs in the order in which they are said, or a mapping. `preface` replaces the client's 24 octets and
-    `first` the SETTINGS behind it (both sides). `hold`: no credit but by the script; `acknowledge` and `answer_pings` off
-    leave SETTINGS and PING of the other side unanswered. `huffman` for what hpack encodes. `frame_size`: the most
-    content in one DATA frame, where it is below what the other side permits; `pad` octets of padding on each.
+    `settings`: pairs in the order in which they are said, or a mapping. `preface` replaces the client's 24 octets,
+    `first` the SETTINGS behind it (both sides). `hold`: no credit but by the script; `acknowledge` and `answer_pings`
+    off leave SETTINGS and PING of the other side unanswered. `huffman` for what hpack encodes. `frame_size`: the most
+    content in one DATA frame, where the other side permits more; `pad` octets of padding on each.
     """
 
     settings: Mapping[int, int] | Sequence[tuple[int, int]] = ()

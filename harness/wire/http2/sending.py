@@ -168,6 +168,7 @@ class Sender:
 
     def _drop_queue(self, stream: Stream) -> None:
         stream.queue.clear()
+        stream.trailers_queued.clear()
         stream.end_queued = False
         self._queued.pop(stream.id, None)
 
@@ -196,7 +197,7 @@ class Sender:
         self._next_stream += 2
         return stream_id
 
-    def headers(  # noqa: PLR0913 - what a script may choose about a field section
+    def headers(
         self,
         stream: int,
         fields: Iterable[Said] = (),
@@ -226,12 +227,14 @@ class Sender:
         chosen = self.options.huffman if huffman is None else huffman
         return self.encoder.encode([(*field, False)[:3] for field in fields], huffman=chosen)
 
-    def send_content(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
-        """Content, as far as the credit goes; the rest waits for more. Nothing where the stream is over."""
+    def send_content(self, stream_id: int, data: bytes, *, end: bool = False, trailers: Iterable[Said] = ()) -> None:
+        """Content, as far as the credit goes; the rest waits for more, and the end and trailers behind it. Nothing
+        where the stream is over."""
         stream = self._stream(stream_id)
         if stream.over or stream.local_ended:
             return
         stream.queue += data
+        stream.trailers_queued += [Field(*field) for field in trailers]
         stream.end_queued = stream.end_queued or end
         self._queued[stream_id] = stream
         self.pump()
@@ -241,23 +244,32 @@ class Sender:
         most = self.remote.get(Setting.MAX_FRAME_SIZE, DEFAULT_FRAME_SIZE)
         most = min(most, self.options.frame_size or most)
         pad = self.options.pad
-        extra = 0 if pad is None else pad + 1
         for stream in list(self._queued.values()):
-            while stream.waiting:
-                room = min(most, self.send_window, stream.send_window) - extra
-                size = min(len(stream.queue), room)
-                if stream.queue and size <= 0:
-                    break
-                if not stream.queue and extra > min(self.send_window, stream.send_window):
-                    break
-                piece = bytes(stream.queue[: max(size, 0)])
-                del stream.queue[: len(piece)]
-                last = stream.end_queued and not stream.queue
-                if last:
-                    stream.end_queued = False
-                self.say(frames.data(stream.id, piece, end=last, pad=pad))
+            while stream.waiting and self._say_next(stream, most, pad):
+                pass
             if not stream.waiting:
                 self._queued.pop(stream.id, None)
+
+    def _say_next(self, stream: Stream, most: int, pad: int | None) -> bool:
+        """One frame of what waits; false where there is no credit for it."""
+        if not stream.queue and stream.trailers_queued:
+            trailers, stream.trailers_queued, stream.end_queued = stream.trailers_queued, [], False
+            self.say(self.headers(stream.id, trailers, end=True))
+            return True
+        extra = 0 if pad is None else pad + 1
+        room = min(most, self.send_window, stream.send_window) - extra
+        if room < 0 or (stream.queue and not room):
+            # An end alone needs no credit (RFC 9113 section 6.9.1).
+            if stream.queue or pad is not None:
+                return False
+            room = 0
+        piece = bytes(stream.queue[:room])
+        del stream.queue[: len(piece)]
+        last = stream.end_queued and not stream.queue and not stream.trailers_queued
+        if last:
+            stream.end_queued = False
+        self.say(frames.data(stream.id, piece, end=last, pad=pad))
+        return True
 
     def reset(self, stream_id: int, code: int) -> None:
         """RST_STREAM, unless the stream is over."""

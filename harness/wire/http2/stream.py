@@ -1,8 +1,10 @@
-"""One stream of a connection: how far either side has said everything, and the windows of both (RFC 9113 section 5.1)."""
+"""One stream of a connection: how far either side is, and the windows of both (RFC 9113 section 5.1)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+
+from harness.wire.http2.fields import Field
 
 
 @dataclass(slots=True)
@@ -32,6 +34,7 @@ class Stream:
     frames_after_reset: int = 0
     queue: bytearray = field(default_factory=bytearray)
     end_queued: bool = False
+    trailers_queued: list[Field] = field(default_factory=list)
 
     @property
     def over(self) -> bool:
