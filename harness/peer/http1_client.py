@@ -12,6 +12,8 @@ from harness.errors import PeerMismatch
 from harness.evidence.transcript import Channel
 from harness.link.deadline import deadline
 from harness.link.stream import End, LinkReset
+from harness.peer.http import MAX_BODY, ConnectionEnd, Fields, HttpClient
+from harness.peer.http1_exchange import Http1Exchange, framing_of
 from harness.peer.http1_stream import (
     ByteStream,
     SwitchedStream,
@@ -40,9 +42,6 @@ from harness.wire.http1 import (
 )
 from harness.wire.http1 import End as MessageEnd
 from harness.wire.http1_write import Field, Text
-
-MAX_BODY = 1 << 28
-"""The most octets of content that the client keeps of one response (256 MiB)."""
 
 
 @dataclass(slots=True)
@@ -107,13 +106,16 @@ class Response:
         return f"{self.status} with {len(self.content)} octets{part}{ended}"
 
 
-class Http1Client:
-    """One downstream connection. `host` is what Host says unless a request says otherwise.
+class Http1Client(HttpClient):
+    """One downstream connection. `host` is what Host says unless a request says otherwise. `begin` is for a case that
+    runs over any version; all else is for one about octets.
 
     Whatever the engine does against the script raises `PeerMismatch` or `DeadlineExpired`.
     """
 
-    def __init__(self, link: ByteStream, channel: Channel, *, host: Text | None = None) -> None:
+    version = "http/1.1"
+
+    def __init__(self, link: ByteStream, channel: Channel, *, host: str) -> None:
         self.link = link
         self.channel = channel
         self.host = host
@@ -143,6 +145,33 @@ class Http1Client:
         options.setdefault("host", self.host)
         data = write.request(method, target, with_nonce(headers, nonce), body, **options)
         await self.send_raw(data, expects=method)
+
+    async def begin(
+        self,
+        method: str = "GET",
+        target: str = "/",
+        fields: Fields = (),
+        body: bytes | None = None,
+        *,
+        nonce: str | None = None,
+        authority: str | None = None,
+        trailers: Fields = (),
+        end: bool = True,
+        length: bool = True,
+    ) -> Http1Exchange:
+        """A request in the words that all versions share, see `HttpClient.begin`."""
+        host = self.host if authority is None else authority
+        exchange = Http1Exchange(self, method, target, nonce, chunked=False)
+        if end:
+            unknown = bool(trailers) or (body is not None and not length)
+            framing = "chunked" if unknown else "auto"
+            await self.request(method, target, fields, body, nonce=nonce, host=host, framing=framing, trailers=trailers)
+            return exchange
+        said, chunked = framing_of(fields)
+        exchange = Http1Exchange(self, method, target, nonce, chunked=chunked)
+        await self.request_head(method, target, said, nonce=nonce, host=host)
+        await exchange.send_content(body or b"")
+        return exchange
 
     async def request_head(
         self,
@@ -229,48 +258,49 @@ class Http1Client:
 
     async def informational(self) -> ResponseHead:
         """The next interim response. Raises `PeerMismatch` when a final one or the end comes instead."""
-        async with deadline("an interim response"):
-            response, end = await self._head(interim=True)
-        if isinstance(response, ResponseHead):
-            return response
-        raise PeerMismatch("an interim response", said(response.head) if response else str(end))
+        got = await self.next_head("an interim response", interim=True)
+        if isinstance(got, ResponseHead):
+            return got
+        raise PeerMismatch("an interim response", said(got.head) if isinstance(got, Response) else str(got))
 
     async def response_head(self) -> Response:
         """The head of the next final response; its body is read by `read_some` or `finish`."""
         awaited = f"the response to {self._awaited[0]!r}" if self._awaited else "a response"
-        got = await self._outcome(awaited)
-        if isinstance(got, End):
+        got = await self.next_head(awaited)
+        if not isinstance(got, Response):
             raise PeerMismatch(awaited, str(got))
         return got
 
     async def outcome(self) -> Response | End:
         """The next final response, whole, or how the connection ended without one. For rules that permit both."""
-        got = await self._outcome("a response or the end of the connection")
-        return got if isinstance(got, End) else await self.finish(got)
+        got = await self.next_head("a response or the end of the connection")
+        return await self.finish(got) if isinstance(got, Response) else self._ended()
 
-    async def _outcome(self, awaited: str) -> Response | End:
+    def _ended(self) -> End:
+        assert self.end is not None, "no event came, so the connection has ended"
+        return self.end
+
+    async def next_head(self, awaited: str, *, interim: bool = False) -> Response | ResponseHead | End:
+        """The next final response without its body, or the end of the connection; with `interim` the head of an interim
+        one, too. `awaited` names it for a deadline."""
         async with deadline(awaited):
-            response, end = await self._head()
-        if isinstance(response, Response):
-            return response
-        assert end is not None
-        return end
+            return await self._head(interim=interim)
 
-    async def _head(self, *, interim: bool = False) -> tuple[Response | ResponseHead | None, End | None]:
+    async def _head(self, *, interim: bool = False) -> Response | ResponseHead | End:
         """The next final response without its body, or the end. With `interim` also an interim one."""
         while True:
             event = await self._event()
             match event:
                 case None:
-                    return None, self.end
+                    return self._ended()
                 case ResponseHead(status=0):
                     raise PeerMismatch("a response", said(event))
                 case ResponseHead() if event.status // 100 == 1 and event.status != 101:
                     self._interim.append(event)
                     if interim:
-                        return event, None
+                        return event
                 case ResponseHead():
-                    return self._begin(event), None
+                    return self._begin(event)
                 case Unparsed(data):
                     raise PeerMismatch("a response", f"octets that are no HTTP/1.1: {data[:60]!r}")
                 case Incomplete(where):
@@ -344,14 +374,21 @@ class Http1Client:
                 event = await self._event()
                 match event:
                     case None:
-                        assert self.end is not None
-                        return self.end
+                        return self._ended()
                     case ResponseHead():
                         raise PeerMismatch("the end of the connection", said(event))
                     case Raw(data) | Unparsed(data):
                         raise PeerMismatch("the end of the connection", f"octets: {data[:60]!r}")
                     case _:
                         pass
+
+    async def closed(self) -> ConnectionEnd:
+        """How the engine ends the connection; see `expect_end`."""
+        end = await self.expect_end()
+        return ConnectionEnd(end.clean, detail=str(end))
+
+    async def ping(self) -> None:
+        """Nothing: HTTP/1.1 has no such round trip."""
 
     async def drain(self) -> tuple[list[Response], End]:
         """Every response up to the end of the connection, and that end."""
@@ -370,8 +407,7 @@ class Http1Client:
             if isinstance(event, Raw | Unparsed):
                 return event.data
             if event is None:
-                assert self.end is not None
-                return self.end
+                return self._ended()
 
     async def close(self) -> None:
         """Close the connection."""

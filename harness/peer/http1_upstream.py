@@ -1,26 +1,22 @@
 """The scripted HTTP/1.1 upstream: takes every stream of a tunnel, reads strictly, finds requests by their nonce.
 
-An engine may reuse, pool or open connections as it likes, so a script never asks for a connection: it asks for the
-request that carries its nonce. Everything that arrived is kept, also what nobody asked for: that is where smuggled
-requests show up.
+What it shares with the other versions is in `harness.peer.http_upstream`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from harness.engine.driver import Incoming, UpstreamQueue
-from harness.errors import DeadlineExpired, EngineDeparted, PeerMismatch
-from harness.evidence.transcript import UPSTREAM, Channel, Transcript
+from harness.errors import DeadlineExpired, PeerMismatch
+from harness.evidence.transcript import Channel, Transcript
 from harness.link.deadline import deadline
 from harness.link.stream import End, EndKind, LinkReset
+from harness.peer.http import ConnectionEnd, ExchangeEnd, Fields
+from harness.peer.http1_exchange import framing_of
 from harness.peer.http1_stream import (
-    NONCE_FIELD,
     ByteStream,
     SwitchedStream,
     field_names,
@@ -30,6 +26,7 @@ from harness.peer.http1_stream import (
     send_end,
     start_line,
 )
+from harness.peer.http_upstream import Changed, Fragment, HttpUpstream, HttpUpstreamConnection, UpstreamExchange
 from harness.peer.raw import RawPeer
 from harness.wire import http1_write as write
 from harness.wire.http1 import (
@@ -51,50 +48,28 @@ READ_AHEAD = 1 << 20
 """Octets of one connection that no script has read yet, above which its link is not read any more."""
 MAX_KEPT = 1 << 20
 """The first octets of a connection that are kept as they came."""
-MAX_BODY = 1 << 28
-MAX_REQUESTS = 10_000
-"""Requests of one upstream; a connection that brings more is reset."""
 
 Wrap = Callable[[Incoming, Channel], Awaitable[ByteStream]]
 
 
-class Changed:
-    """Wakes whoever waits for a state to change."""
-
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-
-    def tell(self) -> None:
-        """The state changed."""
-        self._event.set()
-
-    async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait until `holds()`."""
-        while not holds():
-            self._event.clear()
-            await self._event.wait()
-
-
-class UpstreamRequest:
+class UpstreamRequest(UpstreamExchange):
     """A request that arrived. Its head is whole; its body may still be coming.
 
     `complete` says that it ended as its framing says, `aborted` that the engine ended or broke the connection before.
     `violations` are the rules of HTTP/1.1 that the engine broke in it.
     """
 
+    version = "http/1.1"
+
     def __init__(self, head: RequestHead, connection: UpstreamConnection) -> None:
+        super().__init__(connection.changed)
         self.head = head
-        self.connection = connection
-        self.violations: list[Violation] = []
+        self.headers = head.headers
+        self.connection: UpstreamConnection = connection
         self.chunks: list[Chunk] = []
-        self.trailers: list[tuple[str, str]] = []
-        self.complete = False
-        self.aborted = False
-        self.claimed = False
         self.answered = False
-        self.received = 0
-        self._pieces: deque[bytes] = deque()
-        self._read = bytearray()
+        self._chunked = False
+        self._whole = False
 
     @property
     def method(self) -> str:
@@ -107,112 +82,106 @@ class UpstreamRequest:
         return self.head.target
 
     @property
-    def headers(self) -> list[tuple[str, str]]:
-        """Names and values in order, in their own spelling."""
-        return self.head.headers
+    def authority(self) -> str | None:
+        """The first Host."""
+        return self.head.get("host")
+
+    @property
+    def scheme(self) -> str | None:
+        """The scheme of an absolute-form target, else `None`."""
+        scheme, mark, _ = self.target.partition("://")
+        return scheme if mark and scheme.isalpha() else None
 
     @property
     def raw_head(self) -> bytes:
         """The header section, every octet."""
         return self.head.raw
 
-    def get(self, name: str) -> str | None:
-        """The value of the first line called `name`."""
-        return self.head.get(name)
-
-    def get_all(self, name: str) -> list[str]:
-        """The values of every line called `name`."""
-        return self.head.get_all(name)
-
-    def carries(self, nonce: str) -> bool:
-        """Whether the request is the one with `nonce`: in its field, or as a segment of its path."""
-        return nonce in self.get_all(NONCE_FIELD) or nonce in self.target.partition("?")[0].split("/")
-
-    def describe(self) -> str:
-        """One line for a message."""
-        state = "" if self.complete else " (not complete)"
-        return f"request {start_line(self.head)!r} with {self.received} octets{state}"
-
-    # content
-
-    def add(self, data: bytes) -> None:
-        """Content arrived (called by the connection)."""
-        self.received += len(data)
-        self._pieces.append(data)
-
     @property
-    def ended(self) -> bool:
-        """Whether no more content can come."""
-        return self.complete or self.aborted
+    def named(self) -> str:
+        """The request line."""
+        return repr(start_line(self.head))
 
-    async def read_some(self) -> bytes:
-        """The next octets of the body, `b""` when no more can come; see `complete`."""
-        data = await self._next_piece()
-        self._read += data
-        if len(self._read) > MAX_BODY:
-            raise PeerMismatch("the request to end", f"more than {MAX_BODY} octets")
-        return data
+    def credit(self, count: int) -> None:
+        """A script took `count` octets of content."""
+        self.connection.consumed(count)
 
-    async def _next_piece(self) -> bytes:
-        async with deadline(f"content of {start_line(self.head)!r} at the upstream"):
-            await self.connection.changed.until(lambda: bool(self._pieces) or self.ended)
-        if not self._pieces:
-            return b""
-        data = self._pieces.popleft()
-        self.connection.consumed(len(data))
-        return data
+    def how_it_broke(self) -> str:
+        """How the connection ended, in words."""
+        return self.connection.how_it_ended()
 
-    async def body(self) -> bytes:
-        """The whole body. Raises `PeerMismatch` when it stays incomplete."""
-        data = await self.body_so_far()
-        if not self.complete:
-            raise PeerMismatch(
-                f"the whole body of {start_line(self.head)!r} at the upstream",
-                f"{len(data)} octets, then {self.connection.how_it_ended()}",
-            )
-        return data
+    async def ended(self) -> ExchangeEnd:
+        """How the exchange ended: `complete` with a whole request and a whole answer, else with the connection."""
 
-    async def body_so_far(self) -> bytes:
-        """The body up to its end or to the point where it broke off; `complete` says which."""
-        while await self.read_some():
-            pass
-        return bytes(self._read)
+        def over() -> bool:
+            return (self.complete and self._whole) or self.connection.ended is not None
 
-    async def digest(self) -> tuple[int, str]:
-        """Size and SHA-256 (hex) of the rest of the body, of which nothing is kept: for large ones."""
-        size, hashed = 0, hashlib.sha256()
-        while data := await self._next_piece():
-            size += len(data)
-            hashed.update(data)
-        return size, hashed.hexdigest()
-
-    async def read_exactly(self, count: int) -> bytes:
-        """Read until at least `count` octets of the body have come; gives all that were read so far."""
-        while len(self._read) < count:
-            if not await self.read_some():
-                raise PeerMismatch(f"{count} octets of content at the upstream", f"{len(self._read)} octets")
-        return bytes(self._read)
+        async with deadline(f"the end of the exchange {self.named} at the upstream"):
+            await self.changed.until(over)
+        if self.complete and self._whole:
+            return ExchangeEnd("complete")
+        return ExchangeEnd("connection", detail=self.connection.how_it_ended())
 
     # answering
 
     async def respond(
-        self, status: int | Text = 200, headers: Sequence[Field] = (), body: bytes = b"", **options: Any
+        self,
+        status: int | Text = 200,
+        fields: Sequence[Field] = (),
+        body: bytes = b"",
+        *,
+        trailers: Sequence[Field] = (),
+        length: bool | int | Text | None = True,
+        **options: Any,
     ) -> None:
-        """Send a whole response; `options` are those of `harness.wire.http1_write.response`.
+        """Send a whole response; `options` are those of `harness.wire.http1_write.response`. `length` may be a
+        Content-Length as it is to be written.
 
         A HEAD request gets no content. The connection ends after it where the request or the response said close;
         `framing="none"` leaves that to the script, see `end`.
         """
-        data = write.response(status, headers, body, **options)
+        if length is False:
+            options.setdefault("framing", "chunked")
+        written = None if isinstance(length, bool) else length
+        data = write.response(status, fields, body, trailers=trailers, length=written, **options)
         if self.method == "HEAD":
             data = data[: data.index(b"\r\n\r\n") + 4] if b"\r\n\r\n" in data else data
         await self.respond_raw(data)
-        if "close" in self.head.tokens("connection") or _says_close(headers):
+        await self._sent(fields)
+
+    async def _sent(self, fields: Sequence[Field] = ()) -> None:
+        """The answer is whole: the connection ends with it where either side said so (RFC 9112 section 9.6)."""
+        self._whole = True
+        self.changed.tell()
+        if "close" in self.head.tokens("connection") or _says_close(fields):
             await self.end()
 
-    async def informational(self, status: int, headers: Sequence[Field] = ()) -> None:
+    async def informational(self, status: int, fields: Sequence[Field] = ()) -> None:
         """Send an interim response."""
-        await self.connection.send(write.response(status, headers), f"{status} {write.phrase(status)}")
+        await self.connection.send(write.response(status, fields), f"{status} {write.phrase(status)}")
+
+    async def begin_response(self, status: int = 200, fields: Fields = ()) -> None:
+        """Send the head of a response whose content follows; in chunks unless `fields` frame it, or there is none."""
+        if self.method == "HEAD" or status in write.BODILESS:
+            await self.response_head(status, fields)
+            return
+        said, self._chunked = framing_of(fields)
+        await self.response_head(status, said)
+
+    async def send_content(self, data: bytes) -> None:
+        """Send content behind `begin_response`."""
+        if data:
+            await (self.send_chunk(data) if self._chunked else self.send(data))
+
+    async def finish(self, trailers: Fields = ()) -> None:
+        """The last chunk with its trailer section; nothing to send behind a Content-Length."""
+        if self._chunked:
+            await self.send_last_chunk(trailers)
+        await self._sent()
+
+    def break_off(self, code: int | None = None) -> None:
+        """Reset of the connection; HTTP/1.1 has no codes."""
+        self.abort()
 
     async def respond_raw(self, data: bytes, *, what: str = "") -> None:
         """Send `data` as the answer, as it is; the connection goes on as HTTP behind it."""
@@ -270,13 +239,15 @@ def _says_close(headers: Sequence[Field]) -> bool:
     return any(line.startswith(b"connection:") and b"close" in line for line in lines)
 
 
-class UpstreamConnection:
+class UpstreamConnection(HttpUpstreamConnection):
     """One stream that the engine opened, read in the background as far as `READ_AHEAD` permits.
 
     `ended` is how the engine ended it; `first` its first octets as they came; `unparsed` what was no HTTP/1.1.
     """
 
-    def __init__(self, number: int, link: ByteStream, channel: Channel, owner: Http1Upstream) -> None:
+    version = "http/1.1"
+
+    def __init__(self, number: int, link: ByteStream, channel: Channel, owner: HttpUpstream) -> None:
         self.id = number
         self.link = link
         self.channel = channel
@@ -384,7 +355,7 @@ class UpstreamConnection:
             case Violation():
                 self.channel.got("violation", detail=str(event))
                 keep(self.violations, event)
-                keep(self._current.violations if self._current and not self._current.ended else self._pending, event)
+                keep(self._current.violations if self._current and not self._current.over else self._pending, event)
             case Raw(data):
                 self.channel.got(f"raw {len(data)}", data=data)
                 self._unread += len(data)
@@ -460,6 +431,21 @@ class UpstreamConnection:
         assert self.ended is not None
         return self.ended
 
+    async def closed(self) -> ConnectionEnd:
+        """How the engine ends this connection; see `expect_end`."""
+        end = await self.expect_end()
+        return ConnectionEnd(end.clean, detail=str(end))
+
+    def fragments(self) -> list[Fragment]:
+        """Octets that are no HTTP/1.1, or that never became a request."""
+        if self.unparsed or self.held:
+            return [Fragment(bytes(self.unparsed) or self.held)]
+        return [Fragment(bytes(self.first))] if self.received and not self.requests else []
+
+    async def shut(self) -> None:
+        """Let the link go."""
+        await self.link.close()
+
     async def close(self) -> None:
         """Close the link; nothing is read any more."""
         self.channel.sent("close")
@@ -471,87 +457,35 @@ class UpstreamConnection:
         self.link.abort()
 
 
-@dataclass(frozen=True, slots=True)
-class Fragment:
-    """Octets of a connection that never became a request."""
-
-    raw_head: bytes
-
-    def describe(self) -> str:
-        """One line for a message."""
-        return f"{len(self.raw_head)} octets that are no request: {self.raw_head[:60]!r}"
-
-
-class Http1Upstream:
+class Http1Upstream(HttpUpstream):
     """The upstream of one tunnel. Takes every connection as soon as it arrives.
 
     `wrap` puts something between the link and HTTP (a TLS server); `failed` says where that did not work. What the
     engine does against the script raises `PeerMismatch` or `DeadlineExpired`.
     """
 
+    version = "http/1.1"
+    requests_seen: Sequence[UpstreamRequest]
+    connections: Sequence[UpstreamConnection]
+
     def __init__(
         self, queue: UpstreamQueue, transcript: Transcript, name: str = "main", *, wrap: Wrap | None = None
     ) -> None:
-        self.name = name
-        self.connections: list[UpstreamConnection] = []
-        self.requests_seen: list[UpstreamRequest] = []
-        self.changed = Changed()
-        self.failed: list[str] = []
-        self._queue = queue
-        self._transcript = transcript
+        super().__init__(queue, transcript, name)
         self._wrap = wrap
-        self._opened = 0
-        self._tasks = {asyncio.get_running_loop().create_task(self._accept())}
 
-    async def _accept(self) -> None:
-        while True:
-            incoming = await self._queue.get()
-            self._opened += 1
-            number = self._opened
-            channel = self._transcript.channel(UPSTREAM, "upstream", f"upstream-{self.name}-{number}")
-            channel.got("stream opened", detail=f"source {incoming.source}" if incoming.source else "")
-            incoming.link.tap.label(channel.name)
-            self._tasks.add(asyncio.get_running_loop().create_task(self._serve(number, incoming, channel)))
-
-    async def _serve(self, number: int, incoming: Incoming, channel: Channel) -> None:
-        link: ByteStream = incoming.link
-        if self._wrap:
-            try:
-                link = await self._wrap(incoming, channel)
-            except (EngineDeparted, LinkReset) as error:
-                channel.got("no TLS", detail=str(error))
-                self.failed.append(str(error))
-                incoming.flow.abort()
-                self.changed.tell()
-                return
-        connection = UpstreamConnection(number, link, channel, self)
-        self.connections.append(connection)
-        self.changed.tell()
-        await connection.run()
-
-    def add(self, request: UpstreamRequest) -> bool:
-        """A request arrived (called by its connection); false when there are too many."""
-        if len(self.requests_seen) >= MAX_REQUESTS:
-            return False
-        self.requests_seen.append(request)
-        return True
+    async def connect(self, number: int, incoming: Incoming, channel: Channel) -> UpstreamConnection:
+        """HTTP/1.1 on a stream that the engine opened. Raises what `wrap` raises."""
+        link = await self._wrap(incoming, channel) if self._wrap else incoming.link
+        return UpstreamConnection(number, link, channel, self)
 
     async def request(self, nonce: str | None = None) -> UpstreamRequest:
         """The oldest request with `nonce` that no script took yet; without `nonce` the oldest of all.
 
         The head is whole, the body may still be coming. Raises `DeadlineExpired`.
         """
-        awaited = f"the request with nonce {nonce}" if nonce else "a request"
-        found: list[UpstreamRequest] = []
-
-        def arrived() -> bool:
-            found[:] = [seen for seen in self.requests_seen if not seen.claimed and (not nonce or seen.carries(nonce))]
-            return bool(found)
-
-        async with deadline(f"{awaited} at the upstream of {self.name!r}"):
-            await self.changed.until(arrived)
-        found[0].claimed = True
-        return found[0]
+        found: UpstreamRequest = await self._claim(nonce)
+        return found
 
     def seen(self, nonce: str) -> list[UpstreamRequest]:
         """Every request that arrived with `nonce`, taken or not."""
@@ -559,31 +493,8 @@ class Http1Upstream:
 
     async def connection(self, number: int) -> UpstreamConnection:
         """The connection with this number, counted from 1 as the engine opened them."""
-        async with deadline(f"connection {number} at the upstream of {self.name!r}"):
-            await self.changed.until(lambda: any(item.id == number for item in self.connections))
-        return next(item for item in self.connections if item.id == number)
+        found: UpstreamConnection = await self._numbered(number)
+        return found
 
-    @property
-    def unexpected(self) -> list[UpstreamRequest | Fragment]:
-        """Requests that no script asked for, and octets that never became a request. A connection without octets
-        is neither: an engine may open one ahead."""
-        strays: list[UpstreamRequest | Fragment] = [seen for seen in self.requests_seen if not seen.claimed]
-        for connection in self.connections:
-            if connection.unparsed or connection.held:
-                strays.append(Fragment(bytes(connection.unparsed) or connection.held))
-            elif connection.received and not connection.requests:
-                strays.append(Fragment(bytes(connection.first)))
-        return strays
 
-    async def close(self) -> None:
-        """Close every connection and stop accepting. What a background task met that is ours is raised here."""
-        for task in self._tasks:
-            task.cancel()
-        results = await asyncio.gather(*self._tasks, return_exceptions=True)
-        for connection in self.connections:
-            await connection.link.close()
-        for incoming in self._queue.drain():
-            incoming.flow.abort()
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
+__all__ = ["READ_AHEAD", "Fragment", "Http1Upstream", "UpstreamConnection", "UpstreamRequest"]

@@ -110,10 +110,15 @@ class UpstreamExchange(Lines, ABC):
         """Whether the request is the one with `nonce`: in its field, or as a segment of its path."""
         return nonce in self.get_all(NONCE_FIELD) or nonce in self.target.partition("?")[0].split("/")
 
+    @property
+    def named(self) -> str:
+        """The request in quotes, for a message."""
+        return repr(f"{self.method} {self.target[:200]}")
+
     def describe(self) -> str:
         """One line for a message."""
         state = "" if self.complete else " (not complete)"
-        return f"request '{self.method} {self.target[:200]}' with {self.received} octets{state}"
+        return f"request {self.named} with {self.received} octets{state}"
 
     # content
 
@@ -137,7 +142,7 @@ class UpstreamExchange(Lines, ABC):
         return self.complete or self.aborted
 
     async def _next_piece(self) -> bytes:
-        async with deadline(f"content of '{self.method} {self.target[:200]}' at the upstream"):
+        async with deadline(f"content of {self.named} at the upstream"):
             await self.changed.until(lambda: bool(self._pieces) or self.over)
         if not self._pieces:
             return b""
@@ -158,7 +163,7 @@ class UpstreamExchange(Lines, ABC):
         data = await self.body_so_far()
         if not self.complete:
             raise PeerMismatch(
-                f"the whole body of '{self.method} {self.target[:200]}' at the upstream",
+                f"the whole body of {self.named} at the upstream",
                 f"{len(data)} octets, then {self.how_it_broke()}",
             )
         return data
