@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from harness.engine.driver import Driver, Endpoint, Inexpressible, Published, Refused, Session
 from harness.errors import DeadlineExpired, NotSupported, PeerMismatch, SetupFailed
@@ -30,10 +30,13 @@ from harness.model.profile import Profile
 from harness.model.spec import QUIC_ALPN, TunnelSpec
 from harness.peer.raw import RawPeer
 from harness.peer.upstream import Stray, UpstreamSide
+from harness.scene_http import HttpPeers
 
 if TYPE_CHECKING:
     from harness.peer.agent import Agent, ScriptedAgent
+    from harness.peer.http import HttpClient
     from harness.peer.http1 import Http1Client, Http1Upstream
+    from harness.peer.http_upstream import HttpUpstream
     from harness.peer.quic import QuicPeer
     from harness.peer.quic_upstream import QuicUpstream
     from harness.peer.tls import TlsPeer
@@ -75,7 +78,7 @@ class Scene:
         self.judge = Judge(ledger, case, transcript)
         self._published: dict[str, Published] = {}
         self._sides: dict[str, UpstreamSide] = {}
-        self._http: dict[str, Http1Upstream] = {}
+        self._http = HttpPeers(self)
         self._quic: dict[str, QuicUpstream] = {}
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._faults = faults
@@ -112,6 +115,13 @@ class Scene:
     def endpoint(self, name: str = "main") -> Endpoint:
         """Where the tunnel `name` is reached."""
         return self._published[name].endpoint
+
+    def udp_endpoint(self, name: str = "main") -> Endpoint:
+        """Where the tunnel `name` is reached over UDP: a QUIC tunnel, and an HTTP tunnel by HTTP/3."""
+        found = self.endpoint(name).over_udp()
+        if found is None:
+            raise SetupFailed(f"engine: told no UDP port of the tunnel {name!r}")
+        return found
 
     def spec(self, name: str = "main") -> TunnelSpec:
         """What was asked for under `name`."""
@@ -153,7 +163,7 @@ class Scene:
     async def udp(self, name: str = "main", *, endpoint: Endpoint | None = None, local: str | None = None) -> UdpLink:
         """A UDP flow to the endpoint's address; through the faults of the run, where there are any. `local` is the
         address that it comes from (`127.0.0.2`), which the engine then sees: no relay of the run is between."""
-        where = endpoint or self.endpoint(name)
+        where = endpoint or self.udp_endpoint(name)
         if self._faults and local is None and not isinstance(where, RelayedEndpoint):
             self._relayed += 1
             plan = self._faults.seeded(f"{self.case.id}[{self.variant.label}]", self._relayed)
@@ -195,14 +205,14 @@ class Scene:
             await peer.handshake()
         return peer
 
-    def usual_alpn(self, name: str = "main") -> tuple[str, ...]:
-        """What an ordinary client of this tunnel offers: the first of its list, `http/1.1` for HTTP, a name of ours for
-        QUIC, which needs one, else nothing."""
+    def usual_alpn(self, name: str = "main", *, over: str = "tcp") -> tuple[str, ...]:
+        """What an ordinary client of this tunnel offers over TCP or UDP: the first of its list, `http/1.1` for HTTP and
+        `h3` over UDP, a name of ours for QUIC, which needs one, else nothing."""
         published = self._published.get(name)
         if published is None:
             return ()
         if published.spec.family == "http":
-            return ("http/1.1",)
+            return ("h3",) if over == "udp" else ("http/1.1",)
         return published.spec.tls_alpns[:1] or (QUIC_ALPN if published.spec.family == "quic" else ())
 
     def upstream(self, name: str = "main") -> UpstreamSide:
@@ -213,22 +223,44 @@ class Scene:
             self._closers.append(self._sides[name].close)
         return self._sides[name]
 
-    async def http_client(self, name: str = "main", **options: Any) -> Http1Client:
-        """An HTTP/1.1 client on a TLS connection to the endpoint."""
-        from harness.peer.http1 import Http1Client
+    @overload
+    async def http_client(
+        self,
+        name: str = "main",
+        *,
+        version: Literal["http/1.1"] = "http/1.1",
+        endpoint: Endpoint | None = None,
+        **options: Any,
+    ) -> Http1Client: ...
+    @overload
+    async def http_client(
+        self, name: str = "main", *, version: str, endpoint: Endpoint | None = None, **options: Any
+    ) -> HttpClient: ...
+    async def http_client(
+        self, name: str = "main", *, version: str = "http/1.1", endpoint: Endpoint | None = None, **options: Any
+    ) -> HttpClient:
+        """An HTTP client of `version` (`http/1.1`, `h2`, `h3`) toward the endpoint: over TLS, or over QUIC for h3.
 
-        peer = await self.tls_client(name, **options)
-        return Http1Client(peer, peer.channel, host=self.endpoint(name).host)
+        `options` are the client's own (`OPTIONS` of its class); the rest goes to `tls_client`, or `quic_client`. Raises
+        `PeerMismatch` where the engine does not choose the version by ALPN, unless `alpn` is given.
+        """
+        return await self._http.client(name, version, endpoint, options)
 
-    def http_upstream(self, name: str = "main") -> Http1Upstream:
-        """The HTTP/1.1 upstream behind the tunnel `name`; it takes every stream that the engine opens."""
-        from harness.peer.http1 import Http1Upstream
+    @overload
+    def http_upstream(self, name: str = "main") -> Http1Upstream: ...
+    @overload
+    def http_upstream(self, name: str = "main", *, version: str, **options: Any) -> HttpUpstream: ...
+    def http_upstream(self, name: str = "main", *, version: str = "", **options: Any) -> HttpUpstream:
+        """The HTTP upstream behind the tunnel `name`; it takes all that the engine opens. The spec says its version:
+        `http/1.1`, `h2c`, `h3`, or `tls` where ALPN picks h2 or http/1.1. A `version` that is given must be that one:
+        the type checker goes by it, and takes an upstream without one for HTTP/1.1.
 
-        if name not in self._http:
-            upstream = Http1Upstream(self._published[name].upstream, self.transcript, name)
-            self._http[name] = upstream
-            self._closers.append(upstream.close)
-        return self._http[name]
+        `options` are those of its class: with `tls` they may hold `alpn`, what the upstream takes by preference.
+        """
+        published = self._published[name]
+        if version not in ("", published.spec.upstream_http):
+            raise ValueError(f"upstream version {version!r}, the tunnel {name!r} has {published.spec.upstream_http!r}")
+        return self._http.upstream(name, published, self.transcript, options)
 
     async def quic_client(
         self,
@@ -244,10 +276,10 @@ class Scene:
         from harness.peer.quic import QuicPeer
         from harness.wire.quic import ClientOptions
 
-        where = endpoint or self.endpoint(name)
+        where = endpoint or self.udp_endpoint(name)
         channel = self.transcript.channel(DOWNSTREAM, "client", self._name("client"))
         link = link or await self.udp(name, endpoint=where)
-        chosen = {"server_name": where.host, "alpn": self.usual_alpn(name), **options}
+        chosen = {"server_name": where.host, "alpn": self.usual_alpn(name, over="udp"), **options}
         peer = QuicPeer.client(link, channel, ClientOptions.of(**chosen))
         self._closers.append(peer.shut)
         if handshake:
@@ -372,11 +404,7 @@ class Scene:
 
     async def _probe(self, name: str) -> None:
         if self.spec(name).family == "http":
-            from harness.peer.http1 import probe
-
-            asking = await self.http_client(name)
-            await probe(asking, self.http_upstream(name), self.nonce().hex())
-            await asking.close()
+            await self._http.settle(name)
             return
         if self.spec(name).family == "quic":
             joined, behind = await self._quic_probe(name)

@@ -187,11 +187,15 @@ class AdapterDriver(Driver):
         `SetupFailed`."""
         seconds = min(self._timeout, PROBE_SECONDS)
         seen = set()
+        seen_udp = set()
         for key, plan in self._plans.items():
             where = plan.answer
             if isinstance(where, Endpoint) and (where.address, where.port, where.transport) not in seen:
                 seen.add((where.address, where.port, where.transport))
                 self._blame(f"published {key!r} where nobody listens", await reachable(where, seconds))
+            if isinstance(where, Endpoint) and where.udp and (over := where.over_udp()) and where.udp not in seen_udp:
+                seen_udp.add(where.udp)
+                self._blame(f"published {key!r} where nobody listens on UDP", await reachable(over, seconds))
         for key in probes:
             plan = self._plans[key]
             if isinstance(plan.answer, Endpoint):
@@ -402,7 +406,8 @@ def _answer(result: dict[str, Any]) -> Answer:
     if "endpoint" in result:
         found = result["endpoint"]
         # 8080.0 is an integer to JSON Schema.
-        return Endpoint(found["host"], found["address"], int(found["port"]), found.get("transport", "tcp"))
+        udp = (found["address"], int(found["udp_port"])) if "udp_port" in found else None
+        return Endpoint(found["host"], found["address"], int(found["port"]), found.get("transport", "tcp"), udp=udp)
     if "refused" in result:
         refused = result["refused"]
         return Refused(refused.get("code"), one_line(refused["message"]), refused.get("property"))

@@ -70,6 +70,8 @@ class ProtocolDriver(Driver):
     """
 
     dynamic = True
+    tells_addresses = False
+    """Whether the engine itself says where it listens, each transport apart."""
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
@@ -138,7 +140,13 @@ class ProtocolDriver(Driver):
         host = str(told.get("hostname") or str(told.get("host", "")).partition(":")[0])
         if not host:
             raise SetupFailed(f"engine: published tunnel {tunnel_id!r} without saying its host name")
-        return Endpoint(host, address, port, "tcp" if kind == "tcp" else "udp", tunnel_id, told)
+        udp = self._http3_at(address, port) if protocol == "http" else None
+        return Endpoint(host, address, port, "tcp" if kind == "tcp" else "udp", tunnel_id, told, udp)
+
+    def _http3_at(self, address: str, port: int) -> tuple[str, int] | None:
+        """Where HTTP/3 clients reach what others reach at `address` and `port`: at the UDP listener of an engine that
+        told of one, at the same port of one that told no addresses."""
+        return self.addresses.get("udp") or (None if self.tells_addresses else (address, port))
 
 
 class AgentSession(Session):

@@ -23,7 +23,7 @@ class Endpoint:
     `transport` tcp or udp.
 
     `name` is the tunnel's id for an engine that was spoken to over the agent protocol, else empty; `properties` what
-    the engine reported.
+    the engine reported. `udp` is where an HTTP tunnel, which is reached over TCP, is reached over HTTP/3, if it is.
     """
 
     host: str
@@ -32,6 +32,15 @@ class Endpoint:
     transport: str = "tcp"
     name: str = ""
     properties: Mapping[str, object] = field(default_factory=dict)
+    udp: tuple[str, int] | None = None
+
+    def over_udp(self) -> Endpoint | None:
+        """The same tunnel as it is reached over UDP, or `None` where it is not."""
+        if self.transport == "udp":
+            return self
+        if self.udp is None:
+            return None
+        return Endpoint(self.host, *self.udp, "udp", self.name, self.properties)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,8 @@ class LaunchDriver(ProtocolDriver):
     setting `certificate.reload` or `certificate.key` the engine's certificate for the setting `domain` lies in
     `{folder}`: `chain.pem`, `key.pem`, `ca.pem`, and `combined.pem` (chain and key)."""
 
+    tells_addresses = True
+
     def __init__(self, profile: Profile) -> None:
         super().__init__(profile)
         self._process: EngineProcess | None = None

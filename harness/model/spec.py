@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 SettingValue = str | int | bool
@@ -63,6 +63,14 @@ class TunnelSpec:
         if self.publish is False:
             return False
         return self.protocol in ("dtls", "quic") or (self.family == "http" and self.http_version == "h3")
+
+    @property
+    def upstream_http(self) -> str:
+        """What the upstream of an HTTP tunnel speaks: `http/1.1`, `h2c`, `h3`, or `tls` where ALPN picks h2 or
+        http/1.1."""
+        if self.datagrams:
+            return "h3"
+        return "tls" if self.upstream_tls or self.http_use_tls else (self.http_version or "http/1.1")
 
     @property
     def family(self) -> str:
@@ -153,9 +161,11 @@ def tls(**properties: Any) -> TunnelSpec:
 
 
 def http(**properties: Any) -> TunnelSpec:
-    """A published HTTP tunnel with an http/1.1 upstream unless `http_version` says otherwise."""
+    """A published HTTP tunnel with an http/1.1 upstream unless `http_version` says otherwise; with `upstream_tls` ALPN
+    chooses between h2 and http/1.1."""
     behind = "tls" if properties.get("upstream_tls") else "tcp"
-    return TunnelSpec(**{"protocol": "http", "upstream": behind, **properties})
+    spec = TunnelSpec(**{"protocol": "http", "upstream": behind, **properties})
+    return replace(spec, upstream="quic") if spec.datagrams and "upstream" not in properties else spec
 
 
 def quic(**properties: Any) -> TunnelSpec:

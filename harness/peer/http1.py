@@ -9,6 +9,7 @@ from harness.errors import PeerMismatch
 from harness.peer.http1_client import Http1Client, Response
 from harness.peer.http1_stream import NONCE_FIELD
 from harness.peer.http1_upstream import Fragment, Http1Upstream, UpstreamConnection, UpstreamRequest
+from harness.peer.http_upstream import probe
 
 
 async def exchange(client: Http1Client, upstream: Http1Upstream, nonce: str) -> tuple[UpstreamRequest, Response]:
@@ -23,11 +24,6 @@ async def exchange(client: Http1Client, upstream: Http1Upstream, nonce: str) -> 
     if response.status != 200 or response.body != nonce.encode():
         raise PeerMismatch(f"200 with the nonce {nonce}", f"{response.describe()}: {response.body[:60]!r}")
     return request, response
-
-
-async def probe(client: Http1Client, upstream: Http1Upstream, nonce: str) -> None:
-    """A round trip on both legs, for a barrier."""
-    await exchange(client, upstream, nonce)
 
 
 __all__ = [

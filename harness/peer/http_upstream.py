@@ -20,7 +20,7 @@ from harness.errors import EngineDeparted, PeerMismatch
 from harness.evidence.transcript import UPSTREAM, Channel, Transcript
 from harness.link.deadline import deadline
 from harness.link.stream import LinkReset
-from harness.peer.http import MAX_BODY, MAX_REQUESTS, ConnectionEnd, ExchangeEnd, Fields, Lines
+from harness.peer.http import MAX_BODY, MAX_REQUESTS, ConnectionEnd, ExchangeEnd, Fields, HttpClient, Lines
 from harness.peer.http1_stream import NONCE_FIELD
 from harness.wire.http1_message import Violation
 
@@ -398,3 +398,14 @@ class HttpUpstream(ABC):
         for result in results:
             if isinstance(result, Exception):
                 raise result
+
+
+async def probe(client: HttpClient, upstream: HttpUpstream, nonce: str) -> None:
+    """One plain GET through the tunnel, whatever the versions: the upstream answers with the nonce, the client must get
+    it. Raises `PeerMismatch` when anything else comes, `DeadlineExpired`."""
+    asking = await client.begin("GET", f"/{nonce}", nonce=nonce)
+    request = await upstream.request(nonce)
+    await request.respond(200, body=nonce.encode())
+    response = await asking.response()
+    if response.status != 200 or response.body != nonce.encode():
+        raise PeerMismatch(f"200 with the nonce {nonce}", f"{response.describe()}: {response.body[:60]!r}")
