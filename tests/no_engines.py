@@ -212,9 +212,10 @@ class RelayDriver(Driver):
 class PlainPeer:
     """What stands for a TLS peer on a plain connection: the octets are those of the link."""
 
-    def __init__(self, link: Link, channel: Channel) -> None:
+    def __init__(self, link: Link, channel: Channel, alpn: str | None = None) -> None:
         self.link = link
         self.channel = channel
+        self.alpn = alpn
 
     async def send(self, data: bytes) -> None:
         await self.link.send(data)
@@ -238,6 +239,7 @@ class PlainScene(Scene):
     async def tls_client(self, name: str = "main", **options: Any) -> TlsPeer:
         where = self.endpoint(name)
         link = await connect_tcp(where.address, where.port)
-        peer = PlainPeer(link, self.transcript.channel(DOWNSTREAM, "client", self._name("client")))
+        alpn = next(iter(options.get("alpn", ())), None)
+        peer = PlainPeer(link, self.transcript.channel(DOWNSTREAM, "client", self._name("client")), alpn)
         self._closers.append(peer.close)
         return cast("TlsPeer", peer)
