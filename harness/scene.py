@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from harness.peer.agent import Agent, ScriptedAgent
     from harness.peer.http import HttpClient
     from harness.peer.http1 import Http1Client, Http1Upstream
+    from harness.peer.http2 import Http2Client
+    from harness.peer.http2_upstream import Http2Upstream
     from harness.peer.http_upstream import HttpUpstream
     from harness.peer.quic import QuicPeer
     from harness.peer.quic_upstream import QuicUpstream
@@ -234,6 +236,10 @@ class Scene:
     ) -> Http1Client: ...
     @overload
     async def http_client(
+        self, name: str = "main", *, version: Literal["h2"], endpoint: Endpoint | None = None, **options: Any
+    ) -> Http2Client: ...
+    @overload
+    async def http_client(
         self, name: str = "main", *, version: str, endpoint: Endpoint | None = None, **options: Any
     ) -> HttpClient: ...
     async def http_client(
@@ -248,6 +254,8 @@ class Scene:
 
     @overload
     def http_upstream(self, name: str = "main") -> Http1Upstream: ...
+    @overload
+    def http_upstream(self, name: str = "main", *, version: Literal["h2c"], **options: Any) -> Http2Upstream: ...
     @overload
     def http_upstream(self, name: str = "main", *, version: str, **options: Any) -> HttpUpstream: ...
     def http_upstream(self, name: str = "main", *, version: str = "", **options: Any) -> HttpUpstream:

@@ -26,7 +26,7 @@ _CLIENTS = {
 }
 _UPSTREAMS = {
     "http/1.1": ("harness.peer.http1", "Http1Upstream"),
-    "h2c": ("harness.peer.http2", "Http2Upstream"),
+    "h2c": ("harness.peer.http2_upstream", "Http2Upstream"),
     "h3": ("harness.peer.http3", "Http3Upstream"),
     "tls": ("harness.peer.https_upstream", "HttpsUpstream"),
 }
