@@ -100,6 +100,9 @@ class QuicPeer:
         self._logged_end = False
         self._qlog = qlog
         self._closed_by_us = False
+        self.taker: Callable[[seen.Event], bool] | None = None
+        """Takes what streams bring in the place of the streams here, and says whether it did: a protocol above QUIC. It
+        writes the transcript of what it takes."""
         tap.current().secrets(wire.key_log, leg=channel.leg)
 
     @classmethod
@@ -211,8 +214,9 @@ class QuicPeer:
 
     def _take(self, events: Sequence[seen.Event]) -> None:
         for event in merged(events):
-            self._log(event)
-            self._apply(event)
+            if self.taker is None or not self.taker(event):
+                self._log(event)
+                self._apply(event)
             if not isinstance(event, seen.StreamData | seen.DatagramReceived) and len(self.events) < MAX_EVENTS:
                 self.events.append(event)
         if self._io.lost and self.wire.end is None and not self._logged_end:
@@ -434,10 +438,14 @@ class QuicPeer:
     async def closed(self) -> QuicEnd:
         """How the connection ends, whoever ended it. Raises `PeerMismatch`, `DeadlineExpired`."""
         async with deadline(f"the end of the connection at the {self.channel.us}"):
-            while (end := self.ended) is None:
-                self._check_rules()
-                self._changed.clear()
-                await self._changed.wait()
+            return await self.gone()
+
+    async def gone(self) -> QuicEnd:
+        """As `closed`, however long that takes: for a task in the background."""
+        while (end := self.ended) is None:
+            self._check_rules()
+            self._changed.clear()
+            await self._changed.wait()
         return end
 
     def abort(self) -> None:

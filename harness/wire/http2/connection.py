@@ -414,7 +414,9 @@ class Connection(Sender):
                 self._break(f"SETTINGS: the window of stream {stream.id} overflows", "9113 section 6.9.2")
         self._events.append(seen_events.SettingsReceived(seen.pairs))
         if self.options.acknowledge:
+            # In front of what the new values permit: the other side goes by them from here on (section 6.5.3).
             self.say(frames.settings(ack=True))
+        self.pump()
 
     def _setting_problem(self, name: int, value: int) -> str:
         """The section that forbids a setting; empty where nothing does (RFC 9113 section 6.5.2, RFC 8441 section 3)."""

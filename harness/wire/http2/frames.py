@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from hyperframe.exceptions import HyperframeError
 from hyperframe.frame import FRAMES, DataFrame, ExtensionFrame, Frame
@@ -153,7 +153,7 @@ class Problem:
 class Seen:
     """A frame as it came: hyperframe's reading of it, and its header (`length` of the payload, `flags` as an octet)."""
 
-    frame: Frame
+    frame: Frame = field(compare=False)
     kind: int
     stream: int
     length: int

@@ -312,7 +312,6 @@ class Sender:
             elif name == Setting.HEADER_TABLE_SIZE:
                 self.encoder.header_table_size = min(value, DEFAULT_TABLE_SIZE)
             self.remote[name] = value
-        self.pump()
 
     def _in_force(self, pairs: tuple[tuple[int, int], ...]) -> None:
         """Our settings, once they are acknowledged."""
