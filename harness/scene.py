@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from harness.peer.http1 import Http1Client, Http1Upstream
     from harness.peer.http2 import Http2Client
     from harness.peer.http2_upstream import Http2Upstream
+    from harness.peer.http3 import Http3Client
+    from harness.peer.http3_upstream import Http3Upstream
     from harness.peer.http_upstream import HttpUpstream
     from harness.peer.quic import QuicPeer
     from harness.peer.quic_upstream import QuicUpstream
@@ -240,6 +242,10 @@ class Scene:
     ) -> Http2Client: ...
     @overload
     async def http_client(
+        self, name: str = "main", *, version: Literal["h3"], endpoint: Endpoint | None = None, **options: Any
+    ) -> Http3Client: ...
+    @overload
+    async def http_client(
         self, name: str = "main", *, version: str, endpoint: Endpoint | None = None, **options: Any
     ) -> HttpClient: ...
     async def http_client(
@@ -256,6 +262,8 @@ class Scene:
     def http_upstream(self, name: str = "main") -> Http1Upstream: ...
     @overload
     def http_upstream(self, name: str = "main", *, version: Literal["h2c"], **options: Any) -> Http2Upstream: ...
+    @overload
+    def http_upstream(self, name: str = "main", *, version: Literal["h3"], **options: Any) -> Http3Upstream: ...
     @overload
     def http_upstream(self, name: str = "main", *, version: str, **options: Any) -> HttpUpstream: ...
     def http_upstream(self, name: str = "main", *, version: str = "", **options: Any) -> HttpUpstream:

@@ -27,7 +27,7 @@ _CLIENTS = {
 _UPSTREAMS = {
     "http/1.1": ("harness.peer.http1", "Http1Upstream"),
     "h2c": ("harness.peer.http2_upstream", "Http2Upstream"),
-    "h3": ("harness.peer.http3", "Http3Upstream"),
+    "h3": ("harness.peer.http3_upstream", "Http3Upstream"),
     "tls": ("harness.peer.https_upstream", "HttpsUpstream"),
 }
 """By what `TunnelSpec.upstream_http` says. A version is imported when a case speaks it."""
@@ -59,7 +59,11 @@ class HttpPeers:
     ) -> HttpClient:
         kind = _class(_CLIENTS, version)
         own = {key: value for key, value in options.items() if key in kind.OPTIONS}
-        below = {"alpn": ALPN[version], **{key: value for key, value in options.items() if key not in own}}
+        below = {
+            "alpn": ALPN[version],
+            **kind.BELOW,
+            **{key: value for key, value in options.items() if key not in own},
+        }
         connect = self._scene.quic_client if version == "h3" else self._scene.tls_client
         peer = await connect(name, endpoint=endpoint, **below)
         if version != "http/1.1" and "alpn" not in options and peer.alpn != version:

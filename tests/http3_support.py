@@ -50,7 +50,7 @@ class Ground:
         quic = {name: value for name, value in options.items() if name not in Http3Client.OPTIONS}
         near, far = MemoryLink.pair()
         channel = self.transcript.channel(DOWNSTREAM, "client", f"client-{len(self._clients) + 1}")
-        chosen = {"server_name": "peer.test", **Http3Client.QUIC, **quic}
+        chosen = {"server_name": "peer.test", **Http3Client.BELOW, **quic}
         peer = QuicPeer.client(near, channel, ClientOptions.of(**chosen))
         self.queue.put(far)
         await peer.handshake()

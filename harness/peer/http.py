@@ -23,9 +23,9 @@ What all of them keep to:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from harness.errors import PeerMismatch
 from harness.evidence.transcript import Channel
@@ -220,6 +220,8 @@ class HttpClient(ABC):
     """
 
     OPTIONS: ClassVar[frozenset[str]] = frozenset()
+    BELOW: ClassVar[Mapping[str, Any]] = {}
+    """Keywords for the connection below, where a script gives no others."""
     version: str
     """`http/1.1`, `h2` or `h3`."""
     host: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from harness.errors import PeerMismatch
@@ -194,7 +195,7 @@ class Http3Client(Http3Peer, HttpClient):
 
     version = "h3"
     OPTIONS: ClassVar[frozenset[str]] = frozenset(each.name for each in dataclasses.fields(Http3Options)) | {"hold"}
-    QUIC: ClassVar[dict[str, Any]] = QUIC_OPTIONS
+    BELOW: ClassVar[Mapping[str, Any]] = QUIC_OPTIONS
 
     def __init__(self, peer: QuicPeer, channel: Channel, *, host: Text, hold: bool = False, **own: Any) -> None:
         super().__init__(peer, channel, Http3Options(**own), hold=hold)
