@@ -109,23 +109,23 @@ class Child:
         self, ports: Iterable[int], seconds: float, *, besides: int | None = None, udp: Iterable[int] = ()
     ) -> str | None:
         """Wait until this process listens on all of `ports` (TCP) and has all of `udp`, and alone, but for the process
-        `besides` that hands them over. No port is in both.
+        `besides` that hands them over.
 
         Gives `None`, or what is wrong: it ended, it does not listen in time, or somebody else does as well.
         """
         tcp_ports, udp_ports = set(ports), set(udp)
-        wanted = tcp_ports | udp_ports
+        wanted = [("tcp", port) for port in sorted(tcp_ports)] + [("udp", port) for port in sorted(udp_ports)]
         for _ in range(int(seconds / LOOK_SECONDS)):
             if self.wait(LOOK_SECONDS):
                 last = next((line for line in reversed(self.log) if line), "")
                 return f"{self.ended()}{f': {last}' if last else ''}"
-            listening = {**listeners(tcp_ports), **bound(udp_ports)}
+            tables = {"tcp": listeners(tcp_ports), "udp": bound(udp_ports)}
             mine = sockets_of(self.pid)
-            if all(listening.get(port, set()) & mine for port in wanted):
+            if all(tables[kind].get(port, set()) & mine for kind, port in wanted):
                 known = mine | (sockets_of(besides) if besides else set())
-                foreign = sorted(port for port in wanted if listening[port] - known)
+                foreign = [port for kind, port in wanted if tables[kind][port] - known]
                 return f"another process listens on port {foreign[0]}, too" if foreign else None
-        return f"does not listen on {', '.join(map(str, sorted(wanted)))} within {seconds:g} s"
+        return f"does not listen on {', '.join(f'{port}/{kind}' for kind, port in wanted)} within {seconds:g} s"
 
 
 def listeners(ports: Iterable[int]) -> dict[int, set[str]]:

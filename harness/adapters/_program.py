@@ -70,3 +70,18 @@ class ProgramAdapter(Adapter):
     @abstractmethod
     def open(self) -> None:
         """Run the program with no tunnel, by `_params` and in `_folder`. Raises `Trouble`."""
+
+    def status(self) -> Result:
+        """Whether the process runs, and which one it is."""
+        running = self._child is not None and self._child.ended() is None
+        return {"running": running, "pid": self._child.pid if self._child is not None and running else None}
+
+    def log(self, lines: int) -> list[str]:
+        """The last lines that the program wrote."""
+        return list(self._child.log)[-lines:] if self._child is not None and lines > 0 else []
+
+    def shutdown(self) -> None:
+        """Stop the process."""
+        if self._child is not None:
+            self._child.stop()
+        self._child = None

@@ -14,54 +14,19 @@ started without a master process, so that the process that is told is the one th
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.adapters._process import Child, free_ports
-from harness.adapters._program import ProgramAdapter
-from harness.adapters._rpc import Result, Trouble
+from harness.adapters._named import ADDRESS, LISTENERS, REDIRECT, NamedTunnels
+from harness.adapters._process import Child
+from harness.adapters._spec import TLS12_CIPHERS, Tunnel
 from harness.foreign.lock import program
 
-ADDRESS = "127.0.0.1"
 START_SECONDS = 5.0
-LISTENERS = ("tls", "http", "pass")
-REDIRECT = "redirect"
 TLS_VERSIONS = {"tls1.2": "TLSv1.2", "tls1.3": "TLSv1.3"}
-TLS12_CIPHERS = {
-    "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256": "ECDHE-ECDSA-AES128-GCM-SHA256",
-    "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256": "ECDHE-RSA-AES128-GCM-SHA256",
-    "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384": "ECDHE-ECDSA-AES256-GCM-SHA384",
-    "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384": "ECDHE-RSA-AES256-GCM-SHA384",
-    "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-ECDSA-CHACHA20-POLY1305",
-    "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-RSA-CHACHA20-POLY1305",
-}
-"""The suites of TLS 1.2 by their names in the IANA registry, as OpenSSL calls them."""
-_WORD = re.compile(r"[A-Za-z0-9._/+*-]{1,255}\Z")
-"""What needs no quoting in the configuration, an ALPN list or a crt-list."""
-_HOST = re.compile(r"[a-z0-9._-]{1,253}\Z")
-_LACKING: Mapping[str, str] = {
-    "mtls_auth": "tls.mtls",
-    "trusted_ips": "policy.trusted-ips",
-    "geoip": "policy.geoip",
-    "token_auth": "http.token-auth",
-    "rstream_auth": "http.rstream-auth",
-    "challenge_mode": "http.challenge",
-    "datagram_guaranteed_delivery": "private.datagram",
-    "port": "tcp",
-}
-"""Properties that HAProxy has nothing for, where they are set and not false, with the feature they stand for."""
-_FREE = frozenset(
-    {
-        *("protocol", "publish", "type", "name", "hostname", "labels", "allow_cross_region_routing", "upstream_tls"),
-        *("http_use_tls", "http_version", "tls_mode", "tls_alpns", "tls_min_version", "tls_ciphers"),
-    }
-)
-"""Properties that are rendered, or that mean nothing to a proxy."""
 
 # How a setting is said to HAProxy: section (a listener's `defaults` or `global`) and directive.
 _SETTINGS: Mapping[str, tuple[tuple[str, str], ...]] = {
@@ -85,62 +50,6 @@ _DEFAULTS = {
     },
 }
 MAX_REWRITE = 1024
-
-
-@dataclass(frozen=True)
-class Tunnel:
-    """One published spec: its listener, its host name, its properties, where its upstream listens."""
-
-    listener: str
-    host: str
-    properties: Mapping[str, Any]
-    upstream: str
-
-    @property
-    def alpns(self) -> tuple[str, ...]:
-        """The application protocols that the tunnel negotiates from."""
-        return tuple(self.properties.get("tls_alpns", ()))
-
-    @property
-    def upstream_tls(self) -> bool:
-        """Whether HAProxy speaks TLS of its own to the upstream."""
-        return bool(self.properties.get("upstream_tls") or self.properties.get("http_use_tls"))
-
-
-def lacking(properties: Mapping[str, Any]) -> str | None:
-    """The feature that HAProxy lacks for a spec with these properties, or `None`."""
-    protocol = properties.get("protocol", "http")
-    if properties.get("publish") is False:
-        return "private"
-    if protocol not in ("tls", "http") or properties.get("type") == "datagram":
-        return str(protocol)
-    for name, value in properties.items():
-        if name in _LACKING and value not in (False, [], None):
-            return _LACKING[name]
-        if name not in _FREE and name not in _LACKING:
-            return str(name)
-    return _lacking_tls(properties) or (_lacking_http(properties) if protocol == "http" else None)
-
-
-def _lacking_tls(properties: Mapping[str, Any]) -> str | None:
-    if any(not _WORD.match(name) for name in properties.get("tls_alpns", ())):
-        return "tls.alpn"
-    if properties.get("tls_min_version", "tls1.2") not in TLS_VERSIONS:
-        return "tls.min-version"
-    if any(name not in TLS12_CIPHERS for name in properties.get("tls_ciphers", ())):
-        return "tls.ciphers"
-    if properties.get("tls_mode", "terminated") not in ("terminated", "passthrough"):
-        return "tls.terminated"
-    return None
-
-
-def _lacking_http(properties: Mapping[str, Any]) -> str | None:
-    version = properties.get("http_version", "http/1.1")
-    if version != "http/1.1":
-        return {"h2c": "http.h2c", "h3": "http.h3"}.get(version, f"http_version {version}")
-    if properties.get("tls_mode") == "passthrough":
-        return "tls.passthrough"
-    return "tls.alpn" if properties.get("tls_alpns") else None
 
 
 class Configuration:
@@ -283,7 +192,7 @@ class Configuration:
         return [f"backend b{index}", f"  server s {tunnel.upstream}{tls}"]
 
 
-class HAProxy(ProgramAdapter):
+class HAProxy(NamedTunnels):
     """HAProxy behind the adapter protocol."""
 
     name = "HAProxy"
@@ -309,40 +218,13 @@ class HAProxy(ProgramAdapter):
     version_flag = "-v"
     version_pattern = r"version (\S+)"
     handled = frozenset({*_SETTINGS, *_HANDLED})
+    versions = ("http/1.1",)
 
     def __init__(self, find: Callable[[str], str | None] = program) -> None:
         super().__init__(find)
-        self._ports: dict[str, int] = {}
-        self._tunnels: dict[str, Tunnel] = {}
         self._retired: list[Child] = []
 
-    def open(self) -> None:
-        """Take free ports, with no tunnel. Raises `Trouble`."""
-        self._tunnels = {}
-        self._start_on_free_ports()
-
-    def addresses(self) -> Result:
-        """The plain listener, where it was asked for."""
-        return {name: {"address": ADDRESS, "port": port} for name, port in self._ports.items() if name == REDIRECT}
-
-    def _start_on_free_ports(self) -> None:
-        """Take ports that are free; where somebody was quicker, the next ones. Raises `Trouble`."""
-        tried: set[int] = set()
-        problem = "no free port"
-        listeners = (*LISTENERS, *([REDIRECT] if self._params["settings"].get("listener.http") else []))
-        for _ in range(8):
-            found = [port for port, _ in zip(free_ports(self._params["ports"], tried), listeners, strict=False)]
-            if len(found) < len(listeners):
-                break
-            self._ports = dict(zip(listeners, found, strict=True))
-            tried |= set(found)
-            wrong = self._launch()
-            if wrong is None:
-                return
-            problem = wrong
-        raise Trouble(f"haproxy did not start on the ports {dict(self._params['ports'])}: {problem}")
-
-    def _launch(self) -> str | None:
+    def launch(self) -> str | None:
         """Start a process with the configuration of now, in the place of the one that runs; what is wrong, or `None`.
 
         The old process keeps its connections and stops listening (`-sf`).
@@ -367,67 +249,12 @@ class HAProxy(ProgramAdapter):
         self._child = child
         return None
 
-    def publish(self, specs: Sequence[Mapping[str, Any]]) -> list[Result]:
-        """Add `specs` to the configuration and reload it once."""
-        if self._child is None:
-            raise Trouble("publish: not started")
-        results = [self._take(spec) for spec in specs]
-        if any("endpoint" in result for result in results):
-            self._reload()
-        return results
-
-    def _take(self, spec: Mapping[str, Any]) -> Result:
-        properties = spec["properties"]
-        missing = lacking(properties)
-        host = str(properties.get("hostname") or spec["host"]).lower()
-        if missing is None and (not _HOST.match(host) or self._taken(host, spec["key"])):
-            missing = "edge.requested-hostname"
-        if missing is not None:
-            return {"unsupported": missing}
-        listener = "pass" if properties.get("tls_mode") == "passthrough" else properties.get("protocol", "http")
-        upstream = spec["upstream"]
-        self._tunnels[spec["key"]] = Tunnel(listener, host, properties, f"{upstream['address']}:{upstream['port']}")
-        return {"endpoint": {"host": host, "address": ADDRESS, "port": self._ports[listener], "transport": "tcp"}}
-
-    def _taken(self, host: str, key: str) -> bool:
-        return any(tunnel.host == host and other != key for other, tunnel in self._tunnels.items())
-
-    def _reload(self) -> None:
-        wrong = self._launch()
-        if wrong is not None:
-            raise Trouble(f"haproxy did not take the new configuration: {wrong}")
-
-    def unpublish(self, keys: Sequence[str]) -> None:
-        """Take tunnels out of the configuration."""
-        gone = [key for key in keys if self._tunnels.pop(key, None) is not None]
-        if gone and self._child is not None:
-            self._reload()
-
-    def status(self) -> Result:
-        """Whether the process runs, and which one it is."""
-        running = self._child is not None and self._child.ended() is None
-        return {"running": running, "pid": self._child.pid if self._child is not None and running else None}
-
-    def restart(self) -> None:
-        """Stop, and start on the same ports."""
-        if self._child is None:
-            raise Trouble("restart: not started")
-        self._child.stop()
-        self._child = None
-        wrong = self._launch()
-        if wrong is not None:
-            raise Trouble(f"haproxy did not start again: {wrong}")
-
-    def log(self, lines: int) -> list[str]:
-        """The last lines that HAProxy wrote."""
-        return list(self._child.log)[-lines:] if self._child is not None and lines > 0 else []
-
     def shutdown(self) -> None:
         """Stop every process of ours."""
-        for child in [*self._retired, *([self._child] if self._child else [])]:
+        super().shutdown()
+        for child in self._retired:
             child.stop()
         self._retired.clear()
-        self._child = None
 
 
 if __name__ == "__main__":

@@ -247,21 +247,6 @@ class Mitmproxy(ProgramAdapter):
         if wrong is not None:
             raise Trouble(f"{what}: mitmproxy did not start again: {wrong}")
 
-    def status(self) -> Result:
-        """Whether the process runs, and which one it is."""
-        running = self._child is not None and self._child.ended() is None
-        return {"running": running, "pid": self._child.pid if self._child is not None and running else None}
-
-    def log(self, lines: int) -> list[str]:
-        """The last lines that mitmproxy wrote."""
-        return list(self._child.log)[-lines:] if self._child is not None and lines > 0 else []
-
-    def shutdown(self) -> None:
-        """Stop the process."""
-        if self._child is not None:
-            self._child.stop()
-        self._child = None
-
 
 def _place(upstream: Mapping[str, Any]) -> str:
     return f"{upstream['address']}:{upstream['port']}"

@@ -70,7 +70,7 @@ def test_everything_in_the_lock_has_a_hash(one: Foreign) -> None:
     if isinstance(one.source, Venv):
         lines = [line for line in locked_file(one.source.requirements).splitlines() if not line.startswith("#")]
         pinned = [number for number, line in enumerate(lines) if "==" in line]
-        assert f"{one.name}=={one.version}" in "\n".join(lines)
+        assert any(line.startswith(one.name) and f"=={one.version} " in line for line in lines)
         assert all("--hash=sha256:" in lines[number + 1] for number in pinned)
     elif isinstance(one.source, Npm):
         packages = json.loads(locked_file(f"{one.source.folder}/package-lock.json"))["packages"]

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from harness.adapters._rpc import Trouble
-from harness.adapters.haproxy import Configuration, HAProxy, Tunnel, lacking
+from harness.adapters._spec import Tunnel, lacking
+from harness.adapters.haproxy import Configuration, HAProxy
 from harness.ledger import Ledger
 from harness.profiles import load
 
@@ -47,7 +48,7 @@ def tunnel(listener: str, **properties: Any) -> Tunnel:
     ],
 )
 def test_what_it_lacks(properties: dict[str, Any], feature: str | None) -> None:
-    assert lacking(properties) == feature
+    assert lacking(properties, HAProxy.versions) == feature
 
 
 def test_it_claims_known_features_and_its_profile_no_more() -> None:
