@@ -241,7 +241,10 @@ def command_line(*words: str, **environment: str) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        (None, "no such profile; shipped are haproxy, mitmproxy, reference, rstream; or give a TOML file's path"),
+        (
+            None,
+            "no such profile; shipped are envoy, haproxy, mitmproxy, reference, rstream; or give a TOML file's path",
+        ),
         ('name = "x"\ncolour = "red"\n', "colour: unknown key, allowed are name, title"),
         ("name = ", "Invalid value"),
     ],

@@ -101,10 +101,11 @@ def _state(foreign: Foreign, root: Path) -> str:
 
 
 def _told(foreign: Foreign, path: str) -> str:
-    """The first line that the program prints about its version."""
+    """The first line that the program prints about its version, which is not empty."""
     flag = "-v" if foreign.name == "haproxy" else "--version"
     done = subprocess.run([path, flag], capture_output=True, text=True, check=False, timeout=10)
-    return next(iter((done.stdout or done.stderr).splitlines()), "says no version")
+    lines = (line.strip() for line in (done.stdout or done.stderr).splitlines())
+    return next((line for line in lines if line), "says no version")
 
 
 def run_peer(arguments: argparse.Namespace) -> int:

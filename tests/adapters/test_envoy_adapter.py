@@ -1,4 +1,4 @@
-"""The adapter of Envoy: what it renders and what it says it lacks; where Envoy is installed, how its process behaves."""
+"""The adapter of Envoy: what it renders and what it says it lacks; where Envoy is installed, its process."""
 
 from __future__ import annotations
 
@@ -88,12 +88,17 @@ def test_where_it_is_not_installed_it_says_what_to_do() -> None:
 
 
 def test_what_speaks_what_upstream() -> None:
-    kinds = {"h1": {}, "h2": {"http_version": "h2c"}, "h3": {"http_version": "h3"}, "tls": {"upstream_tls": True}}
+    kinds: dict[str, Json] = {
+        "h1": {},
+        "h2": {"http_version": "h2c"},
+        "h3": {"http_version": "h3"},
+        "tls": {"upstream_tls": True},
+    }
     whole = rendered(*(tunnel("http", f"{name}.test", **properties) for name, properties in kinds.items()))
     chosen = [
         next(iter(one["typed_extension_protocol_options"].values())) for _, one in sorted(whole["clusters"].items())
     ]
-    told = [value for one in chosen for value in (one.get("explicit_http_config") or one["auto_config"],)]
+    told = [one.get("explicit_http_config") or one["auto_config"] for one in chosen]
     assert [sorted(one) for one in told] == [
         ["http_protocol_options"],
         ["http2_protocol_options"],
