@@ -24,15 +24,17 @@ pytestmark = [
     ),
 ]
 ROOT = Path(__file__).resolve().parent.parent
-PART = ("--area", "alpn", "--area", "edge", *("--only", "http-sanity"), *("--only", "tls-sni-01"))
+AREAS = ("--area", "alpn", "--area", "edge", "--area", "websocket")
+PART = ("--only", "http-sanity", "--only", "http-framing-07", "--only", "http-lines-08", "--only", "tls-close-04")
 LIMIT_SECONDS = 600
 RAN = {Verdict.PASS, Verdict.INFO, Verdict.WARN, Verdict.FAIL}
 
 
-def test_every_verdict_is_as_the_profile_foresees(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", [AREAS, PART], ids=["areas", "cases"])
+def test_every_verdict_is_as_the_profile_foresees(tmp_path: Path, part: tuple[str, ...]) -> None:
     command = [sys.executable, "-c", "from harness.cli.main import entry; entry()", "run", "--engine", "envoy"]
     done = subprocess.run(
-        [*command, *PART, "--output", str(tmp_path)],
+        [*command, *part, "--output", str(tmp_path)],
         cwd=ROOT,
         capture_output=True,
         text=True,
