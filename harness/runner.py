@@ -17,6 +17,7 @@ from harness.link.deadline import set_default
 from harness.link.faults import FaultPlan
 from harness.link.stream import LinkReset
 from harness.model.case import Case
+from harness.model.pairs import axes_of
 from harness.model.profile import Profile
 from harness.model.record import CaseResult
 from harness.model.verdict import Outcome, Verdict, worst
@@ -295,6 +296,7 @@ class Runner:
             engine_version=self._pool.version,
             capture=capture,
             qlogs=qlogs,
+            axes=axes_of(case, planned.variant),
         )
 
 

@@ -38,9 +38,10 @@ _STANDINGS = {
 }
 
 
-def badge(verdict: str) -> Html:
-    """The name of a verdict or an outcome; the style sheet sets a mark before it, not only a colour."""
-    return el("span", verdict, class_=f"v {verdict}")
+def badge(verdict: str, count: int | None = None) -> Html:
+    """The name of a verdict or an outcome, with how many there are; the style sheet sets a mark before it, not only a
+    colour."""
+    return el("span", verdict if count is None else f"{count:,} {verdict}", class_=f"v {verdict}")
 
 
 def slug(prefix: str, name: str) -> str:
@@ -48,8 +49,9 @@ def slug(prefix: str, name: str) -> str:
     return f"{prefix}-{re.sub(r'[^A-Za-z0-9._-]', '_', name[:120])}"
 
 
-def lean(case: CaseResult, anchor: str, evidence: Html, opened: bool) -> Html:
-    """The block of one case. `evidence` stands below the requirements: empty for what passed."""
+def lean(case: CaseResult, anchor: str, evidence: Html, opened: bool, pair: str | None = None) -> Html:
+    """The block of one case. `evidence` stands below the requirements: empty for what passed. `pair` is what the filter
+    knows its HTTP versions by."""
     stand = _STANDINGS.get(standing(case))
     name = el("summary", badge(case.verdict.value), el("b", case.title or case.id), el("code", case.key), _tag(stand))
     return el(
@@ -64,6 +66,7 @@ def lean(case: CaseResult, anchor: str, evidence: Html, opened: bool) -> Html:
         open=opened,
         data_v=case.verdict.value,
         data_s=standing(case).value if stand else None,
+        data_p=pair,
     )
 
 

@@ -14,9 +14,9 @@ from importlib.resources import files
 from harness.model.record import BaselineProblem, CaseResult, OutcomeRecord, RunRecord
 from harness.model.requirement import CLAIM, RFC, Requirement
 from harness.model.verdict import VERDICTS, Outcome, Verdict, worst
-from reports import blocks, text
+from reports import blocks, pairs, text
 from reports.markup import NOTHING, Child, Html, el, join
-from reports.standing import Standing, exit_code, failed, headline, reason, standing
+from reports.standing import WORST_FIRST, Standing, exit_code, failed, headline, reason, standing
 
 PAGE_LIMIT = 2_900_000
 """Octets that the evidence may fill the page up to; what has no room is in run.json, and the page says so."""
@@ -32,21 +32,7 @@ LISTED = 250
 """Lines of a list of cases above the cases themselves."""
 
 _ORDER = {Standing.UNEXPECTED: 0, Standing.UNEXPECTED_PASS: 1, Standing.KNOWN: 2, Standing.USUAL: 3}
-_VERDICT_ORDER = {
-    verdict: place
-    for place, verdict in enumerate(
-        (
-            Verdict.FAIL,
-            Verdict.CRASH,
-            Verdict.SETUP,
-            Verdict.HARNESS,
-            Verdict.WARN,
-            Verdict.INFO,
-            Verdict.PASS,
-            Verdict.UNSUPPORTED,
-        )
-    )
-}
+_VERDICT_ORDER = {verdict: place for place, verdict in enumerate(WORST_FIRST)}
 _LEDGER_WORDS = {
     CLAIM: (
         "Documented claims",
@@ -153,6 +139,7 @@ def _main(record: RunRecord, rows: Mapping[str, Requirement]) -> Iterable[Html]:
         _unexpected(ordered, anchors),
         _baseline(record, ordered, anchors),
         _areas(record),
+        _pairs(record, ordered, anchors),
         _ledgers(record, rows),
     ]
     room = PAGE_LIMIT - sum(len(part.encode()) for part in (*top, tail))
@@ -304,6 +291,14 @@ def _area_row(area: str, found: Counter[Verdict], verdicts: Sequence[Verdict]) -
     return el("tr", name, *cells, el("td", f"{found.total():,}", class_="n"))
 
 
+def _pairs(record: RunRecord, ordered: Sequence[CaseResult], anchors: Mapping[int, str]) -> Html:
+    if not pairs.present(record):
+        return NOTHING
+    said = el("p", pairs.EXPLAINED, class_="none")
+    content = _scroll(pairs.table(record, ordered, anchors), "Pairs of HTTP versions")
+    return _section("pairs", "Pairs of HTTP versions", said, content)
+
+
 # -- the two ledgers --------------------------------------------------------------------------------
 
 
@@ -426,7 +421,7 @@ def _cases(
             "section",
             el("h3", area, " ", el("small", text.plural(len(areas[area]), "case")), id=blocks.slug("a", area)),
             *(
-                blocks.lean(case, anchors[id(case)], evidence.get(id(case), NOTHING), id(case) in opened)
+                _block(case, anchors, evidence.get(id(case), NOTHING), opened=id(case) in opened)
                 for case in areas[area]
             ),
             class_="area",
@@ -437,12 +432,17 @@ def _cases(
     return _section("cases", f"Cases ({len(ordered):,})", _filter(record), *groups)
 
 
+def _block(case: CaseResult, anchors: Mapping[int, str], evidence: Html, *, opened: bool) -> Html:
+    pair = pairs.pair_of(case)
+    return blocks.lean(case, anchors[id(case)], evidence, opened, pairs.key_of(pair) if pair else None)
+
+
 def _evidence(
     ordered: Sequence[CaseResult], anchors: Mapping[int, str], rows: Mapping[str, Requirement], room: int
 ) -> dict[int, Html]:
     """Evidence for what did not pass, the unexpected first, as long as the page has room."""
     bare = {id(case): _without_room(case) for case in ordered if failed(case.verdict) or case.verdict is Verdict.WARN}
-    plain = (blocks.lean(case, anchors[id(case)], bare.get(id(case), NOTHING), opened=False) for case in ordered)
+    plain = (_block(case, anchors, bare.get(id(case), NOTHING), opened=False) for case in ordered)
     left = max(room - sum(len(block.encode()) for block in plain), EVIDENCE_AT_LEAST)
     shown: dict[int, Html] = {}
     misses = 0
@@ -483,6 +483,7 @@ def _filter(record: RunRecord) -> Html:
         "form",
         el("label", "Verdict ", el("select", *options, id="f-verdict")),
         el("label", "Area ", el("select", *areas, id="f-area")),
+        pairs.options(record),
         el("label", "Text ", el("input", id="f-text", type="search", placeholder="id, title, requirement")),
         el("button", "Open all shown", type="button", id="f-open"),
         el("button", "Close all", type="button", id="f-close"),

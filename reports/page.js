@@ -6,6 +6,7 @@
   var areas = Array.prototype.slice.call(document.querySelectorAll("section.area"));
   var verdict = document.getElementById("f-verdict");
   var area = document.getElementById("f-area");
+  var pair = document.getElementById("f-pair");
   var text = document.getElementById("f-text");
   var count = document.getElementById("f-count");
   var words = cases.map(function (item) {
@@ -19,6 +20,7 @@
     if (v === "bad" && (kind === "pass" || kind === "info" || kind === "unsupported")) return false;
     if (v.indexOf("s:") === 0 && (item.dataset.s || "").indexOf(v.slice(2)) !== 0) return false;
     if (v && v !== "bad" && v.indexOf("s:") !== 0 && kind !== v) return false;
+    if (pair && pair.value && item.dataset.p !== pair.value) return false;
     if (area.value && item.closest("section.area").dataset.a !== area.value) return false;
     return text.value.toLowerCase().split(/\s+/).every(function (word) { return words[index].indexOf(word) >= 0; });
   }
@@ -49,6 +51,16 @@
   });
   document.getElementById("f-close").addEventListener("click", function () {
     cases.forEach(function (item) { item.open = false; });
+  });
+  document.querySelectorAll("a[data-p]").forEach(function (link) {
+    link.addEventListener("click", function (event) {
+      event.preventDefault();
+      form.reset();
+      area.value = link.dataset.a;
+      pair.value = link.dataset.p;
+      apply();
+      document.getElementById("cases").scrollIntoView();
+    });
   });
   document.querySelectorAll(".copy button").forEach(function (button) {
     button.hidden = false;

@@ -10,6 +10,17 @@ from reports.text import plural
 
 _MET = frozenset({Verdict.PASS, Verdict.INFO})
 EXIT_UNEXPECTED = 1
+WORST_FIRST = (
+    Verdict.FAIL,
+    Verdict.CRASH,
+    Verdict.SETUP,
+    Verdict.HARNESS,
+    Verdict.WARN,
+    Verdict.INFO,
+    Verdict.PASS,
+    Verdict.UNSUPPORTED,
+)
+"""Verdicts in the order in which a reader wants them."""
 
 
 class Standing(StrEnum):

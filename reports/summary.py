@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from harness.model.record import CaseResult, RunRecord
 from harness.model.verdict import VERDICTS, Verdict
+from reports import pairs
 from reports import standing as stand
 from reports.standing import Standing
 from reports.text import clip, duration, line, plural
@@ -26,6 +27,7 @@ def text(record: RunRecord) -> str:
     Several lines without colour and without a newline at the end; nothing in it can steer a terminal.
     """
     lines = [_engine(record), _counts(record)]
+    lines += pairs.lines(record)
     lines += _unexpected(record)
     lines += _baseline(record)
     lines += [f"note: {line(note)}" for note in record.notes]

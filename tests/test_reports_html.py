@@ -206,6 +206,7 @@ def everywhere(words: str) -> RunRecord:
         requirements=(words,),
         capture=words,
         qlogs=(words,),
+        axes=((words, words), ("down", words), ("up", words)),
     )
     names = dict.fromkeys(("profile", "name", "version", "edition", "driver", "command"), words)
     engine = replace(RECORD.engine, **names, features=(words,))  # type: ignore[arg-type]

@@ -49,7 +49,8 @@ class CaseResult:
     always there; `engine_log`
     (last lines) only for what did not pass. `needs` explains an `unsupported`. `capture` is the pcapng of what went
     over the wire, relative to
-    `run.json`, where one was kept; `qlogs` are the qlog files of its QUIC legs, likewise.
+    `run.json`, where one was kept; `qlogs` are the qlog files of its QUIC legs, likewise. `axes` are names and points
+    of the variant's axes, `down` and `up` among them where it is about a pair of HTTP versions.
     """
 
     id: str
@@ -77,6 +78,7 @@ class CaseResult:
     engine_version: str = ""
     capture: str = ""
     qlogs: tuple[str, ...] = ()
+    axes: tuple[tuple[str, str], ...] = ()
 
     @property
     def key(self) -> str:
