@@ -12,6 +12,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from hpack import NeverIndexedHeaderTuple
+
 from reference_engine.http.errors import Fault
 from reference_engine.http.events import Fields, InformationalHead, RequestHead, ResponseHead, members, without
 from reference_engine.http.syntax import CONTROL, HOST, LONGEST_LENGTH, LONGEST_METHOD, TOKEN, Framing, Limits
@@ -145,10 +147,13 @@ class MessageRules:
 
     def joined_cookies(self, fields: Fields) -> Fields:
         """One Cookie line: crumbs are for compression on the hop alone (RFC9113-8.2.3-1, RFC9114-4.2.1-1)."""
-        crumbs = [value for name, value in fields if name == b"cookie"]
+        crumbs = [line for line in fields if line[0] == b"cookie"]
         if len(crumbs) < 2:
             return fields
-        return [*without(fields, {b"cookie"}), (b"cookie", b"; ".join(crumbs))]
+        joined = b"; ".join([value for _, value in crumbs])
+        secret = any(isinstance(line, NeverIndexedHeaderTuple) for line in crumbs)
+        line = NeverIndexedHeaderTuple(b"cookie", joined) if secret else (b"cookie", joined)
+        return [*without(fields, {b"cookie"}), line]
 
     def response_message(self, lines: Sequence[Line]) -> InformationalHead | ResponseHead | Fault:
         """The head of a response; 101 does not exist here (RFC9113-8.3.2-1, -8.6-1, RFC9114-4.3.2-1, -4.5-1)."""
