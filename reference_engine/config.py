@@ -298,12 +298,16 @@ class Settings:
     quic_max_streams: int = _count(
         128, "open streams of each kind that a client of a QUIC tunnel may have", high=65_536
     )
+    http3_blocked_streams: int = _count(
+        16, "request streams of an HTTP/3 connection that wait for its QPACK table", low=0, high=65_536
+    )
     quic_datagrams: int = _count(256, "waiting DATAGRAM frames of a QUIC connection per direction, more are dropped")
     upstream_max_idle: int = _count(32, "pooled upstream HTTP connections of one tunnel and client address", low=0)
     http_max_header_bytes: int = _octets(65_536, "all fields of one message head", low=256)
     http_max_header_count: int = _count(128, "fields of one message head")
     http_max_trailer_bytes: int = _octets(16_384, "all fields of one trailer section", low=64)
     http_chunk_extension_bytes: int = _octets(4_096, "chunk extensions of one message", low=0)
+    http3_table_bytes: int = _octets(4_096, "QPACK table of one HTTP/3 connection; 0: none", low=0, high=1 << 20)
     max_client_hello_bytes: int = _octets(
         65_536, "ClientHello of a public connection, record headers included", low=512
     )

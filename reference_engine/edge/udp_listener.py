@@ -319,6 +319,9 @@ class UdpListener:
     def _hello(self, transport: QuicTransport, hello: ClientHello) -> None:
         engine = self._engine
         route = engine.parts.quic.route(hello, engine.registry, engine.settings.domain, engine.parts.edge)
+        if route.tunnel is not None and route.tunnel.properties.protocol == "http":
+            self._serve(engine.http.serve_quic(transport, route.tunnel, hello))
+            return
         if route.tunnel is not None:
             self._serve(engine.quic_tunnels.serve(transport, route.tunnel, hello))
             return

@@ -6,18 +6,23 @@ steps rather than in a decision, is in these objects.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from reference_engine.config import Settings
 from reference_engine.http.exchange import Exchange
 from reference_engine.http.h1_client import H1ClientCodec
 from reference_engine.http.h1_downstream import H1Connection, Handler
 from reference_engine.http.h1_server import H1ServerCodec
+from reference_engine.http.h3_connection import EngineH3, H3Limits
+from reference_engine.http.h3_link import MakeCodec
+from reference_engine.http.h3_server import H3ServerConnection
+from reference_engine.http.h3_server import Handler as H3Handler
 from reference_engine.http.leg import Downstream
 from reference_engine.http.pool import Connect, Pool
 from reference_engine.http.rules import HttpRules
 from reference_engine.http.server import HttpTunnels
 from reference_engine.http.syntax import Limits
+from reference_engine.quic.transport import QuicTransport
 from reference_engine.relay.stream import ByteStream
 from reference_engine.tunnel.model import Tunnel
 
@@ -45,6 +50,24 @@ class HttpEndpoints:
     ) -> H1Connection:
         """The loop of one client connection."""
         return H1Connection(stream, rules, settings, handler, half_open=half_open, codec=codec)
+
+    def h3_codec(
+        self,
+        rules: HttpRules,
+        limits: H3Limits,
+        *,
+        is_client: bool,
+        unidirectional: Sequence[int],
+        datagrams: int | None,
+    ) -> EngineH3:
+        """The codec of an HTTP/3 connection, whichever end it is."""
+        return EngineH3(rules, limits, is_client=is_client, unidirectional=unidirectional, datagrams=datagrams)
+
+    def h3_connection(
+        self, transport: QuicTransport, rules: HttpRules, settings: Settings, handler: H3Handler, make: MakeCodec
+    ) -> H3ServerConnection:
+        """One HTTP/3 connection of a client."""
+        return H3ServerConnection(transport, rules, settings, handler, make)
 
     def exchange(self, edge: HttpTunnels, down: Downstream, own: Tunnel, carried: str | None) -> Exchange:
         """One request from its head to the end of its response."""

@@ -454,7 +454,7 @@ class EngineH3(H3Connection):
 
     def send_content(self, stream_id: int, data: bytes) -> None:
         """Octets of the content."""
-        self.send_data(stream_id, data, False)
+        self.send_data(stream_id, bytes(data), False)
 
     def send_end(self, stream_id: int, trailers: Fields) -> None:
         """The end of a message."""

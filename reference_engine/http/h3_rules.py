@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from aioquic.h3.connection import ErrorCode, Setting
 
+from reference_engine.http.errors import Fault
+from reference_engine.http.events import RequestHead
+
 MOST_USELESS = 1_000
 """Frames without meaning that a connection may bring, however little else it does."""
 MOST_CANCELLED = 200
@@ -61,6 +64,10 @@ class H3Rules:
     def refuses_stream(self) -> int | None:
         """The error for a bidirectional stream that a server opens (RFC9114-6.1-2)."""
         return ErrorCode.H3_STREAM_CREATION_ERROR
+
+    def session_fault(self, head: RequestHead) -> Fault | None:
+        """What a request is refused with that asks for more than a response: sessions are not served here."""
+        return Fault(501, "CONNECT is not served over HTTP/3") if head.method == b"CONNECT" else None
 
     # -- limits ----------------------------------------------------------------------------------------------------
 

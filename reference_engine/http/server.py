@@ -5,10 +5,17 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from reference_engine.edge.client_hello import ClientHello
 from reference_engine.http.forward import date
 from reference_engine.http.h1_downstream import H1Connection, H1Downstream, limits_of
+from reference_engine.http.h3_connection import EngineH3, H3Limits
+from reference_engine.http.h3_link import MakeCodec
+from reference_engine.http.h3_server import H3ServerConnection
+from reference_engine.http.leg import Downstream
 from reference_engine.http.rules import HttpRules
 from reference_engine.http.upstreams import Upstreams
+from reference_engine.quic.connection import Choice
+from reference_engine.quic.transport import QuicTransport
 from reference_engine.relay.pump import Relay
 from reference_engine.relay.stream import ByteStream
 from reference_engine.tls.stream import TlsStream
@@ -19,12 +26,25 @@ if TYPE_CHECKING:
     from reference_engine.engine import Engine
 
 
+def h3_codecs(engine: Engine, *, is_client: bool) -> MakeCodec:
+    """Makes the codec of an HTTP/3 connection."""
+    settings = engine.settings
+    limits = H3Limits(limits_of(settings), settings.http3_table_bytes, settings.http3_blocked_streams)
+
+    def make(unidirectional: tuple[int, ...], datagrams: int | None) -> EngineH3:
+        return engine.parts.http_endpoints.h3_codec(
+            engine.parts.http, limits, is_client=is_client, unidirectional=unidirectional, datagrams=datagrams
+        )
+
+    return make
+
+
 class HttpTunnels:
     """Downstream HTTP on a terminated TLS connection, upstream HTTP through the agent."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._connections: set[H1Connection] = set()
+        self._connections: set[H1Connection | H3ServerConnection] = set()
         self.upstreams = Upstreams(engine)
         self.domain = engine.settings.domain
         engine.registry.listen(self._inventory_changed)
@@ -86,6 +106,33 @@ class HttpTunnels:
             half_open=self.half_open(stream),
             codec=endpoints.server_codec(self.rules, limits_of(settings)),
         )
+        self._connections.add(connection)
+        try:
+            await connection.run()
+        finally:
+            self._connections.discard(connection)
+
+    async def serve_quic(self, transport: QuicTransport, tunnel: Tunnel, hello: ClientHello) -> None:
+        """Serve one QUIC connection that selected `tunnel` by its server name: HTTP/3, from its ClientHello to its
+        end."""
+        engine, carried = self._engine, None
+        offer = engine.parts.quic.http_offer(
+            hello, available=engine.parts.editions.available("h3", engine.settings.edition)
+        )
+        if offer.alert is not None:
+            self.log.info("quic refused tunnel=%s peer=%s reason=%r", tunnel.id, transport.peer, offer.reason)
+            transport.refuse(offer.alert, offer.reason)
+            return
+
+        async def handle(down: Downstream) -> None:
+            nonlocal carried
+            exchange = engine.parts.http_endpoints.exchange(self, down, tunnel, carried)
+            await exchange.run()
+            carried = carried or exchange.forwarded
+
+        transport.answer(Choice(engine.certificates.current(), (offer.answer or "",)))
+        make = h3_codecs(engine, is_client=False)
+        connection = engine.parts.http_endpoints.h3_connection(transport, self.rules, engine.settings, handle, make)
         self._connections.add(connection)
         try:
             await connection.run()

@@ -526,6 +526,11 @@ class EngineQuic(QuicConnection):
         # Frame type and length stand in front: the length takes one octet up to 63, two up to 16383, then four.
         return most - 2 if most <= 65 else most - 3 if most <= 16_386 else most - 5
 
+    @property
+    def datagram_limit(self) -> int | None:
+        """The peer's max_datagram_frame_size; None where it takes no DATAGRAM frame (RFC 9221 section 3)."""
+        return self._remote_max_datagram_frame_size
+
     def queue_datagram(self, data: bytes) -> bool:
         """Queue a DATAGRAM frame. False where it was dropped: too long, unwanted by the peer, or the queue is full."""
         if len(data) > self.datagram_room or len(self._datagrams_pending) >= self.windows.datagrams:

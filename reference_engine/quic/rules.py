@@ -27,6 +27,8 @@ from reference_engine.tls.rules import TLS13
 from reference_engine.tunnel.model import Tunnel
 
 LONG_HEADER = 0x80
+HTTP3_ALPN = "h3"
+"""HTTP/3 (RFC 9114 section 3.1)."""
 PROTOCOL_VERSION = 70
 """The alert protocol_version (RFC 8446 section 6)."""
 NO_ERROR, INTERNAL_ERROR, CONNECTION_REFUSED = 0x0, 0x1, 0x2
@@ -134,6 +136,7 @@ class QuicRules:
         | server name               | ALPN offer      | goes to                |                      |
         | ------------------------- | --------------- | ---------------------- | -------------------- |
         | of a published QUIC tunnel| any             | the tunnel             | QUIC-001, QUIC-023   |
+        | of a published HTTP tunnel| any             | the tunnel, by HTTP/3  | HTTP-VER-008, -011   |
         | any other but zone names  | with rstrm/1    | agents                 | TRANS-001, EDGE-009  |
         | anything else             | any             | refused, alert 112     | EDGE-016             |
         """
@@ -152,8 +155,9 @@ class QuicRules:
         return QuicRoute(reason="no tunnel has this name")
 
     def serves(self, tunnel: Tunnel) -> bool:
-        """Whether the tunnel is reached at the UDP port: a published QUIC tunnel is."""
-        return tunnel.properties.protocol == "quic" and bool(tunnel.properties.publish)
+        """Whether the tunnel is reached at the UDP port: a published QUIC tunnel is, and a published HTTP tunnel
+        whatever its upstream speaks."""
+        return tunnel.properties.protocol in ("quic", "http") and bool(tunnel.properties.publish)
 
     # -- the handshakes of a tunnel --------------------------------------------------------------------------------
 
@@ -184,6 +188,17 @@ class QuicRules:
         if len(names) == 1 or not self.holds():
             return Offer(names[0], self.upstream_alpns(names[0], names))
         return Offer(None, self.upstream_alpns(None, names))
+
+    def http_offer(self, hello: ClientHello, *, available: bool) -> Offer:
+        """What becomes of the ALPN offer of a client of an HTTP tunnel: h3, or no connection (RFC9114-3.1-2,
+        HTTP-VER-008). `available`: whether the edition has HTTP/3 (HTTP-VER-012)."""
+        if TLS13 not in hello.versions:
+            return Offer(alert=PROTOCOL_VERSION, reason="no TLS 1.3")
+        if hello.alpn_malformed:
+            return Offer(alert=DECODE_ERROR, reason="malformed ALPN extension")
+        if HTTP3_ALPN not in hello.alpns or not available:
+            return Offer(alert=NO_APPLICATION_PROTOCOL, reason="no protocol in common")
+        return Offer(HTTP3_ALPN)
 
     def upstream_alpns(self, chosen: str | None, offered: Sequence[str]) -> tuple[str, ...]:
         """What the upstream is offered: the protocol that the client got, alone; else all that it offered."""

@@ -256,6 +256,11 @@ class QuicStream(ByteStream):
         self._transport.send(self, bytes(data), fin=False)
         await self._below(self._transport.high_water)
 
+    async def below_high_water(self) -> None:
+        """Wait while too much of what was sent past `write` is not acknowledged. Raises QuicStopped, QuicClosed."""
+        self._check_writable()
+        await self._below(self._transport.high_water)
+
     async def _below(self, octets: int) -> None:
         """Wait until fewer than so many octets wait to be acknowledged."""
         while self.backlog >= octets:
