@@ -22,7 +22,7 @@ EXPLAINED = (
     "and leads to them."
 )
 _UP_NAMES = {**UPSTREAMS, **CHOSEN}
-_SHORT = {"h1": "http/1.1", "h2": "h2", "h2c": "h2c", "h3": "h3", "tls": "by ALPN"}
+_SHORT = {"h1": "http/1.1", "h2": "h2", "h2c": "h2c", "h3": "h3", "tls": "tls"}
 _TITLE = "pairs (rows: client to engine, columns: engine to upstream)"
 _WHOLE = "all areas"
 

@@ -148,11 +148,11 @@ def test_a_run_without_pairs_or_of_one_such_case_has_none() -> None:
 def test_a_version_that_nobody_knows_has_a_row_and_a_column_of_its_own() -> None:
     strange = run(*results("http", ("h9", "tls"), PASS, PASS), *results("http", ("h1", "h1"), PASS))
     assert pairs.lines(strange)[1:] == [
-        "            http/1.1  h2c  h3  by ALPN",
+        "            http/1.1  h2c  h3  tls",
         "  http/1.1  1 pass    -    -   -",
         "  h9        -         -    -   2 pass",
     ]
-    assert "by ALPN" in Page(html.render(strange)).text
+    assert "TLS, by ALPN" in Page(html.render(strange)).text
 
 
 # -- the page

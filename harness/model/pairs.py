@@ -13,7 +13,7 @@ DOWNSTREAM = {"h1": "HTTP/1.1", "h2": "HTTP/2", "h3": "HTTP/3"}
 """The points of `down`, in the order of reports, with their names."""
 UPSTREAMS = {"h1": "HTTP/1.1", "h2c": "HTTP/2 (h2c)", "h3": "HTTP/3"}
 """The points of `up`, likewise."""
-CHOSEN = {"tls": "by ALPN"}
+CHOSEN = {"tls": "TLS, by ALPN"}
 """A point of `up` that no pair has: the upstream speaks TLS, and ALPN chooses."""
 AREAS = frozenset({"http", "http2", "http3", "websocket"})
 """Areas whose cases are about exchanges on HTTP tunnels, whether they have the axes or not."""
