@@ -53,6 +53,8 @@ class Http3Exchange(ClientExchange):
         self._pieces: deque[bytes] = deque()
         self._stopped: int | None = None
         self._cancelled = False
+        self.received = 0
+        """Octets of content that came, read or not."""
 
     # What came, called by the client
 
@@ -76,6 +78,7 @@ class Http3Exchange(ClientExchange):
                 pass
 
     def _content(self, data: bytes) -> None:
+        self.received += len(data)
         if self._cancelled:
             self.peer.credit(self.id, len(data))
         else:
