@@ -43,9 +43,10 @@ tests: $(STAMP)
 suite: $(STAMP)
 	$(BIN)/edgecase run -n $(WORKERS)
 
-# Every mutant, each to its first kill. The whole matrix, with what is proven and what is not, is part of `make soak`.
-mutants: $(STAMP)
-	$(BIN)/edgecase mutants --quick -n $(MUTANT_WORKERS)
+# Every mutant, each to its first kill, compared with what the suite gave just now. The whole matrix, with what is proven
+# and what is not, is part of `make soak`.
+mutants: suite
+	$(BIN)/edgecase mutants --quick -n $(MUTANT_WORKERS) --control build/report/run.json
 
 # Foreign engines and peers, from a lock with hashes, under .foreign (ignored). What it could not get it says.
 foreign: $(STAMP)

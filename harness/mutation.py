@@ -26,7 +26,7 @@ from harness.errors import UsageError
 from harness.ledger import Ledger
 from harness.model.case import Case
 from harness.model.profile import Profile
-from harness.model.record import CaseResult
+from harness.model.record import CaseResult, read_record
 from harness.model.verdict import Outcome, Verdict
 from harness.pool import EnginePool, Planned
 from harness.profiles import load
@@ -140,10 +140,7 @@ def _control(ids: tuple[str, ...]) -> OutcomesByCase:
     """What the whole engine gets, by case key and requirement."""
     cases = _cases()
     chosen = [case for case in cases if case.id in ids]
-    return {
-        result.key: {outcome.requirement: outcome.outcome for outcome in result.outcomes}
-        for result in play(load(PROFILE), chosen, sanity_of(cases))
-    }
+    return {result.key: _by_requirement(result) for result in play(load(PROFILE), chosen, sanity_of(cases))}
 
 
 def _try(mutant: MutantInfo, ids: tuple[str, ...], control: OutcomesByCase, *, quick: bool) -> MutantResult:
@@ -182,27 +179,51 @@ def _noticed(mutant: MutantInfo, result: CaseResult, before: Mapping[str, Outcom
     return False
 
 
+def outcomes_of(path: Path) -> OutcomesByCase:
+    """What the whole engine got in the run whose record (`run.json`) is `path`. Raises `UsageError` where that is no
+    run of it, or one under faults."""
+    try:
+        record = read_record(path)
+    except ValueError as error:
+        raise UsageError(f"--control: {error}") from error
+    if record.engine.profile != PROFILE:
+        raise UsageError(f"--control {path}: found a run of {record.engine.profile!r}, allowed is one of {PROFILE!r}")
+    if record.notes or record.stopped:
+        told = record.stopped or record.notes[0]
+        raise UsageError(f"--control {path}: found a run with a note ({told}), allowed is an ordinary one")
+    return {case.key: _by_requirement(case) for case in record.cases}
+
+
+def _by_requirement(result: CaseResult) -> dict[str, Outcome]:
+    return {outcome.requirement: outcome.outcome for outcome in result.outcomes}
+
+
 def matrix(
     mutants: Sequence[MutantInfo],
     workers: int,
     progress: Callable[[MutantResult, int, int], None],
     *,
     quick: bool = False,
+    known: OutcomesByCase | None = None,
 ) -> tuple[list[MutantResult], list[str]]:
     """Run `mutants` in `workers` processes, at least one.
 
     Gives the results in their order, and the ids of the cases that kill none of them. With `quick` each mutant ends at
-    its first kill: enough to see that all are killed, not to see which cases are proven.
+    its first kill: enough to see that all are killed, not to see which cases are proven. `known` is what the whole
+    engine got in cases that need not run on it again.
     """
     cases = [case for case in _cases() if _runs(case)]
     claims = {
         mutant.id: tuple(c.id for c in cases if set(c.requirements) & set(mutant.requirements)) for mutant in mutants
     }
-    claimed = sorted(set(itertools.chain.from_iterable(claims.values())))
+    control = dict(known or {})
+    had = {key.partition("[")[0] for key in control}
+    claimed = sorted(set(itertools.chain.from_iterable(claims.values())) - had)
     shares = [tuple(claimed[start::workers]) for start in range(workers)]
     results: dict[str, MutantResult] = {}
     with ProcessPoolExecutor(max_workers=workers) as executor:
-        control = {key: outcomes for share in executor.map(_control, shares) for key, outcomes in share.items()}
+        for share in executor.map(_control, shares if claimed else ()):
+            control.update(share)
         running = [executor.submit(_try, mutant, claims[mutant.id], control, quick=quick) for mutant in mutants]
         for count, future in enumerate(as_completed(running), start=1):
             result = future.result()

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness import mutation
 from harness.collect import collect
+from harness.errors import UsageError
 from harness.ledger import Ledger
-from harness.model.record import CaseResult, OutcomeRecord
+from harness.model.record import CaseResult, EngineInfo, OutcomeRecord, RunRecord, write_record
 from harness.model.verdict import Outcome, Verdict
-from harness.mutation import MutantInfo, MutantResult, _noticed, list_mutants
+from harness.mutation import MutantInfo, MutantResult, _noticed, list_mutants, outcomes_of
 from reference_engine.mutants.__main__ import load
 from reference_engine.mutants.registry import MUTANTS, Reached, mutant, swap
 from reference_engine.parts import Parts
@@ -168,6 +171,51 @@ def mutants(*arguments: str) -> subprocess.CompletedProcess[str]:
         check=False,
         timeout=300,
     )
+
+
+class TestControl:
+    """What the whole engine got may come from a run that there was anyway."""
+
+    @staticmethod
+    def record(path: Path, *, profile: str = "reference", notes: tuple[str, ...] = ()) -> Path:
+        engine = EngineInfo(profile=profile, name="", version="", edition="", driver="")
+        cases = (result(ALPN_008=Outcome.PASS),)
+        record = RunRecord(engine, cases, "0", "0", "2026-01-01T00:00:00Z", 1.0, 1, notes=notes)
+        write_record(record, path / "run.json")
+        return path / "run.json"
+
+    def test_the_outcomes_of_a_run(self, tmp_path: Path) -> None:
+        assert outcomes_of(self.record(tmp_path)) == {"a-case": {"ALPN-008": Outcome.PASS}}
+
+    def test_what_is_no_ordinary_run_of_it_is_one_line(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match=r"--control .*run.json: found a run of 'haproxy', allowed is one of"):
+            outcomes_of(self.record(tmp_path, profile="haproxy"))
+        with pytest.raises(UsageError, match=r"found a run with a note \(lossy\), allowed is an ordinary one"):
+            outcomes_of(self.record(tmp_path, notes=("lossy",)))
+        with pytest.raises(UsageError, match=r"--control: .*none.json"):
+            outcomes_of(tmp_path / "none.json")
+
+    def test_known_cases_are_not_run_on_the_whole_engine(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        ran: list[str] = []
+        monkeypatch.setattr(mutation, "ProcessPoolExecutor", Inline)
+        monkeypatch.setattr(mutation, "_control", lambda ids: ran.extend(ids) or {})
+        monkeypatch.setattr(mutation, "_try", lambda mutant, *_, **__: MutantResult(mutant, (), (), reached=False))
+        (claimed, *_) = [case for case in collect() if "ALPN-008" in case.requirements]
+        mutation.matrix([BROKEN], 1, lambda *_: None, known={claimed.id: {}})
+        assert ran
+        assert claimed.id not in ran
+
+
+class Inline(Executor):
+    """Runs at once, here."""
+
+    def __init__(self, max_workers: int) -> None:
+        del max_workers
+
+    def submit(self, fn: Any, /, *arguments: Any, **named: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(fn(*arguments, **named))
+        return future
 
 
 def test_the_matrix_of_one_mutant_keeps_its_shape() -> None:

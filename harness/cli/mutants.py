@@ -6,10 +6,11 @@ import argparse
 import json
 import sys
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from harness.cli.arguments import number
 from harness.errors import UsageError
-from harness.mutation import MutantResult, list_mutants, matrix
+from harness.mutation import MutantResult, list_mutants, matrix, outcomes_of
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -21,6 +22,12 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     command.add_argument("-n", "--workers", type=number(1, 256), default=1, help="processes (default: 1)")
     command.add_argument(
         "--quick", action="store_true", help="end each mutant at its first kill; tells no unproven cases"
+    )
+    command.add_argument(
+        "--control",
+        type=Path,
+        metavar="FILE",
+        help="the run.json of a run of the whole engine from this checkout: its cases are not run on it again",
     )
     command.add_argument("--json", action="store_true", help="machine-readable")
     command.set_defaults(run=run)
@@ -40,9 +47,13 @@ def run(arguments: argparse.Namespace) -> int:
             state = "SURVIVED" if result.survived else "killed"
             print(f"[{count:3}/{total}] {state:8} {result.mutant.id}", flush=True)
 
+    known = outcomes_of(arguments.control) if arguments.control else None
     if not arguments.json:
-        print(f"{len(mutants)} mutants; first the cases that claim them run on the whole engine", flush=True)
-    results, unproven = matrix(mutants, arguments.workers, progress, quick=arguments.quick)
+        first = (
+            f"compared with {arguments.control}" if known else "first the cases that claim them run on the whole engine"
+        )
+        print(f"{len(mutants)} mutants; {first}", flush=True)
+    results, unproven = matrix(mutants, arguments.workers, progress, quick=arguments.quick, known=known)
     survivors = [result for result in results if result.survived]
     if arguments.json:
         json.dump(_data(results, [] if arguments.quick else unproven), sys.stdout, indent=1)
