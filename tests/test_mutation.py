@@ -198,7 +198,12 @@ class TestControl:
     def test_known_cases_are_not_run_on_the_whole_engine(self, monkeypatch: pytest.MonkeyPatch) -> None:
         ran: list[str] = []
         monkeypatch.setattr(mutation, "ProcessPoolExecutor", Inline)
-        monkeypatch.setattr(mutation, "_control", lambda ids: ran.extend(ids) or {})
+
+        def control(ids: tuple[str, ...]) -> dict[str, dict[str, Outcome]]:
+            ran.extend(ids)
+            return {}
+
+        monkeypatch.setattr(mutation, "_control", control)
         monkeypatch.setattr(mutation, "_try", lambda mutant, *_, **__: MutantResult(mutant, (), (), reached=False))
         (claimed, *_) = [case for case in collect() if "ALPN-008" in case.requirements]
         mutation.matrix([BROKEN], 1, lambda *_: None, known={claimed.id: {}})

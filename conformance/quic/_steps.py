@@ -33,6 +33,9 @@ PLAIN = QUIC_ALPN[0]
 """What an ordinary client offers on a tunnel without a list."""
 TRIES = 3
 """How often what may be lost is tried."""
+AGAIN = 0.03
+"""Seconds between packets to an engine that may be closing, which it is for three times its probe timeout: never less
+than 75 ms (RFC 9000 section 10.2, RFC 9002 section 6.2.1)."""
 MARKERS = 20
 SERIAL_SIZE = 4
 ASK_SECONDS = 0.05
@@ -208,7 +211,7 @@ async def ends(
             if peer.ended is not None:
                 break
             peer.say(stimulus, level=level)
-            await peer.ping()
+            await peer.ping(again=AGAIN)
     except LinkReset:
         pass
     except DeadlineExpired as silent:

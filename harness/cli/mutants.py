@@ -47,13 +47,13 @@ def run(arguments: argparse.Namespace) -> int:
             state = "SURVIVED" if result.survived else "killed"
             print(f"[{count:3}/{total}] {state:8} {result.mutant.id}", flush=True)
 
-    known = outcomes_of(arguments.control) if arguments.control else None
+    before = outcomes_of(arguments.control) if arguments.control else None
     if not arguments.json:
         first = (
             f"compared with {arguments.control}" if known else "first the cases that claim them run on the whole engine"
         )
         print(f"{len(mutants)} mutants; {first}", flush=True)
-    results, unproven = matrix(mutants, arguments.workers, progress, quick=arguments.quick, known=known)
+    results, unproven = matrix(mutants, arguments.workers, progress, quick=arguments.quick, known=before)
     survivors = [result for result in results if result.survived]
     if arguments.json:
         json.dump(_data(results, [] if arguments.quick else unproven), sys.stdout, indent=1)

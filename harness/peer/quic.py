@@ -40,6 +40,7 @@ MAX_EVENTS = 4096
 MAX_WAITING = 16384
 """Streams of the other side that wait to be taken."""
 MAX_DATAGRAMS = 4096
+MOST_PINGS = 64
 """DATAGRAM frames that wait to be taken; more are counted as dropped."""
 
 
@@ -386,14 +387,33 @@ class QuicPeer:
 
     # The connection
 
-    async def ping(self) -> None:
-        """PING and its ACK: the other side has read everything before it. Raises `LinkReset`, `DeadlineExpired`."""
+    async def ping(self, *, again: float | None = None) -> None:
+        """PING and its ACK: the other side has read everything before it. Raises `LinkReset`, `DeadlineExpired`.
+
+        With `again` another PING follows every so many seconds: a side that is closing answers packets with its close
+        for a short while only (RFC 9000 section 10.2), which one lost packet and our own timers may miss.
+        """
         self.check()
+        mine = {self._say_ping()}
+        answered = asyncio.ensure_future(
+            self.until(lambda: not mine <= self._pings, f"the ACK of a PING at the {self.channel.us}")
+        )
+        try:
+            while not answered.done() and again is not None and len(mine) < MOST_PINGS:
+                await asyncio.wait((answered,), timeout=again)
+                if not answered.done():
+                    mine.add(self._say_ping())
+            await answered
+        finally:
+            answered.cancel()
+            await asyncio.gather(answered, return_exceptions=True)
+
+    def _say_ping(self) -> int:
         number = self.wire.ping()
         self._pings.add(number)
         self.channel.sent("PING")
         self.flush()
-        await self.until(lambda: number not in self._pings, f"the ACK of a PING at the {self.channel.us}")
+        return number
 
     def update_keys(self) -> None:
         """Send under the next keys (RFC 9001 section 6)."""
