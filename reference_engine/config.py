@@ -302,6 +302,13 @@ class Settings:
         16, "request streams of an HTTP/3 connection that wait for its QPACK table", low=0, high=65_536
     )
     quic_datagrams: int = _count(256, "waiting DATAGRAM frames of a QUIC connection per direction, more are dropped")
+    http2_max_streams: int = _count(128, "open streams of an HTTP/2 client connection", high=65_536)
+    http2_max_resets: int = _count(
+        200, "streams that an HTTP/2 client resets, or has reset for its mistakes, at once and again every ten seconds"
+    )
+    http2_max_control_frames: int = _count(
+        1_000, "HTTP/2 frames without content that a peer sends beyond its need, at once and again every ten seconds"
+    )
     upstream_max_idle: int = _count(32, "pooled upstream HTTP connections of one tunnel and client address", low=0)
     http_max_header_bytes: int = _octets(65_536, "all fields of one message head", low=256)
     http_max_header_count: int = _count(128, "fields of one message head")
@@ -312,6 +319,7 @@ class Settings:
         65_536, "ClientHello of a public connection, record headers included", low=512
     )
     stream_buffer_bytes: int = _octets(262_144, "unread or unsent octets of one stream per direction", low=1_024)
+    http2_window_bytes: int = _octets(131_072, "unread octets of one HTTP/2 stream, on both legs", low=65_535)
     quic_window_bytes: int = _octets(4_194_304, "unread octets of all streams of a QUIC connection", low=1_024)
 
     @property

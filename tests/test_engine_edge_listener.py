@@ -131,7 +131,7 @@ def test_refusals(tmp_path: Path, sent: bytes, answer: bytes) -> None:
 def test_http_tunnels_follow_version_and_alpn_rules(tmp_path: Path) -> None:
     async def play() -> None:
         async with Edge(tmp_path, tunnel("web", protocol="http", tls_min_version="tls1.3")) as edge:
-            for options in ({"version": ssl.TLSVersion.TLSv1_2}, {"alpns": ("h2",)}):
+            for options in ({"version": ssl.TLSVersion.TLSv1_2}, {"alpns": ("h3",)}):
                 with pytest.raises(ssl.SSLError):
                     await edge.script(first_octets, f"web.t.{DOMAIN}", **options)
             assert edge.http.seen == []

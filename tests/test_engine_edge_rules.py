@@ -108,7 +108,7 @@ def test_alpn_lists_of_the_fronts() -> None:
         return rules.alpns(rules.route(hello(name, *offer), listed, DOMAIN))
 
     assert alpns("a.t.edge.test") == ("foo", "bar")
-    assert alpns("w.t.edge.test") == ("http/1.1",)
+    assert alpns("w.t.edge.test") == ("h2", "http/1.1")
     assert alpns("edge.test") == ("http/1.1",)
     assert alpns("edge.test", "rstrm/1") == ("rstrm/1",)
 

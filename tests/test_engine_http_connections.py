@@ -232,12 +232,12 @@ class TestReuse:
 
 
 class TestUpstreamTls:
-    def test_http_tunnels_with_upstream_tls_offer_http_1_1(self) -> None:
+    def test_http_tunnels_with_upstream_tls_offer_both_versions(self) -> None:
         async def script(edge: Edge) -> None:
-            seen: list[tuple[str, list[str]]] = []
+            seen: list[tuple[str, tuple[str, ...]]] = []
 
             class Wrapper:
-                async def wrap(self, stream: object, *, server_name: str, alpns: list[str]) -> object:
+                async def wrap(self, stream: object, *, server_name: str, alpns: tuple[str, ...]) -> object:
                     seen.append((server_name, alpns))
                     return stream
 
@@ -246,7 +246,7 @@ class TestUpstreamTls:
             client, upstream, _ = await begin(edge, request())
             await upstream.send(OK)
             assert (await client.response())[0] == 200
-            assert seen == [("a.t.edge.test", ["http/1.1"])]
+            assert seen == [("a.t.edge.test", ("h2", "http/1.1"))]
 
         on_edge(script)
 

@@ -24,8 +24,10 @@ from reference_engine.tunnel.model import Client, Tunnel
 from reference_engine.tunnel.registry import Change
 
 AGENT_ALPN = "rstrm/1"
-HTTP_ALPNS = ("http/1.1",)
-"""What the edge speaks on HTTP tunnels and on its own API, most wanted first."""
+HTTP_ALPNS = ("h2", "http/1.1")
+"""What the edge speaks on HTTP tunnels, most wanted first."""
+API_ALPNS = ("http/1.1",)
+"""What the edge speaks on its own API."""
 
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
@@ -114,7 +116,7 @@ class EdgeRules(RedirectRules):
             return _refused(DECODE_ERROR, "malformed ALPN extension")
         if AGENT_ALPN in hello.alpns:
             return Route(Front.AGENTS)
-        speaks_http = any(alpn in hello.alpns for alpn in HTTP_ALPNS)
+        speaks_http = any(alpn in hello.alpns for alpn in API_ALPNS)
         if kind is NameKind.ENGINE:
             if speaks_http or not hello.alpns:
                 return Route(Front.API)
@@ -153,7 +155,7 @@ class EdgeRules(RedirectRules):
             return (AGENT_ALPN,)
         if route.front is Front.TLS and route.tunnel is not None:
             return route.tunnel.properties.tls_alpns
-        return HTTP_ALPNS
+        return API_ALPNS if route.front is Front.API else HTTP_ALPNS
 
     def to_tunnel(self, tunnel: Tunnel) -> Route:
         """The front of a tunnel, by its protocol and TLS mode (EDGE-001, TLS-002); a private one has none

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from reference_engine.config import Settings
 from reference_engine.http.errors import Fault, answer, fault_of
-from reference_engine.http.events import ResponseHead
+from reference_engine.http.events import RequestHead, ResponseHead
 from reference_engine.http.syntax import Framing
 from reference_engine.tunnel.model import TunnelProperties
 
+MOST_ATTEMPTS = 3
+"""How often one request goes out altogether."""
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 
 
@@ -39,6 +41,30 @@ class DeliveryRules:
         """Whether a request whose connection ended goes out again: only where the connection was a reused one that
         said nothing to it, so once at most (RFC9110-9.2.2-1, -9.2.2-2)."""
         return not fresh and not heard and self.repeatable(method, framing)
+
+    def repeats_unprocessed(self, framing: Framing, attempts: int) -> bool:
+        """Whether a request that the upstream did not look at, as it said itself, goes out again, whatever its method:
+        while its content is not on the way, and a few times at most (RFC9113-6.8-2, -8.7-1, RFC9114-4.1.1-3)."""
+        return framing.kind == "none" and attempts < MOST_ATTEMPTS
+
+    def upstream_streams(self, announced: int) -> int:
+        """How many requests an upstream connection has at once, by what the upstream allows (RFC9113-5.1.2-1)."""
+        return announced
+
+    def upstream_version(self, properties: TunnelProperties) -> str:
+        """What the upstream leg speaks: `http/1.1`, `h2c`, `h3`, or `alpn`: what its TLS picks (HTTP-VER-001 to -005,
+        -010)."""
+        return properties.http_version or ("alpn" if self.encrypts_upstream(properties) else "http/1.1")
+
+    def upstream_alpns(self, properties: TunnelProperties) -> tuple[str, ...]:
+        """What the edge offers an upstream in TLS, most wanted first (HTTP-VER-010)."""
+        return ("h2", "http/1.1") if self.upstream_version(properties) == "alpn" else ("http/1.1",)
+
+    def switches(self, head: RequestHead) -> Fault | None:
+        """CONNECT over HTTP/2 and HTTP/3 is not served."""
+        if head.method == b"CONNECT" and head.version not in (b"1.0", b"1.1"):
+            return fault_of("no-connect")
+        return None
 
     def ends_early(self, *, complete: bool, closing: bool, expects: bool, deaf: bool) -> bool:
         """Whether the client is told, with a final response, that its connection ends behind it: the rest of its

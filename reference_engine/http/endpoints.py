@@ -6,6 +6,7 @@ steps rather than in a decision, is in these objects.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 from reference_engine.config import Settings
@@ -13,6 +14,9 @@ from reference_engine.http.exchange import Exchange
 from reference_engine.http.h1_client import H1ClientCodec
 from reference_engine.http.h1_downstream import H1Connection, Handler
 from reference_engine.http.h1_server import H1ServerCodec
+from reference_engine.http.h2_client import H2ClientConnection
+from reference_engine.http.h2_server import H2ServerConnection
+from reference_engine.http.h2_server import Handler as H2Handler
 from reference_engine.http.h3_connection import EngineH3, H3Limits
 from reference_engine.http.h3_link import MakeCodec
 from reference_engine.http.h3_server import H3ServerConnection
@@ -72,6 +76,16 @@ class HttpEndpoints:
     def exchange(self, edge: HttpTunnels, down: Downstream, own: Tunnel, carried: str | None) -> Exchange:
         """One request from its head to the end of its response."""
         return Exchange(edge, down, own, carried)
+
+    def h2_server(
+        self, stream: ByteStream, rules: HttpRules, settings: Settings, handler: H2Handler, log: logging.Logger
+    ) -> H2ServerConnection:
+        """An HTTP/2 connection of a client."""
+        return H2ServerConnection(stream, rules, settings, handler, log)
+
+    def h2_client(self, stream: ByteStream, rules: HttpRules, settings: Settings) -> H2ClientConnection:
+        """An HTTP/2 connection to an upstream."""
+        return H2ClientConnection(stream, rules, settings)
 
     def pool(self, connect: Connect, codec: Callable[[], H1ClientCodec], *, idle: float, most: int) -> Pool:
         """The upstream connections."""

@@ -27,6 +27,7 @@ CAUSES: dict[str, tuple[int, str]] = {
     "upstream-truncated": (502, "the upstream ended its response early"),
     "upstream-silent": (504, "the upstream did not answer in time"),
     "upstream-switch": (502, "the upstream switched to a protocol that was not asked for"),
+    "no-connect": (501, "CONNECT is not served over this version of HTTP"),
     # routing
     "unknown-host": (404, "no tunnel has this name"),
     "misdirected": (421, "Misdirected Request: this connection does not serve that name"),

@@ -58,6 +58,7 @@ class Exchange:
         self._up: Upstream | None = None
         self._pump: asyncio.Task[None] | None = None
         self._task = asyncio.current_task()
+        self._attempts = 0
         self._begun = False
         self._continued = False
         self._gone = False
@@ -83,7 +84,7 @@ class Exchange:
     def _admit(self) -> Target | Fault:
         """The target if the request may go on, with `_tunnel` and `_origin` set; the refusal otherwise."""
         rules, head = self._rules, self._head
-        target = rules.target(head.method, head.target)
+        target = rules.switches(head) or rules.scheme(head) or rules.target(head.method, head.target)
         if isinstance(target, Fault):
             return target
         fault = rules.mixing(self._carried, head.method) or rules.trace_content(head.method, self._down.framing)
@@ -145,14 +146,19 @@ class Exchange:
         up = self._up
         if up is None or self._gone or self._fault is not None or not up.over:
             return False
+        if up.unprocessed:
+            return self._rules.repeats_unprocessed(self._down.framing, self._attempts)
         return self._rules.repeats(self._head.method, self._down.framing, fresh=up.fresh, heard=up.heard)
 
     async def _attempt(self, target: Target, *, reuse: bool) -> Reset | None:
         """Send the request and relay the answer. A `Reset` says what kept the response from being complete."""
         if self._up is not None:
             await self._up.leave()
+            self._up = None
+        self._attempts += 1
+        self._deaf = False
         try:
-            up = self._up = await self._open(reuse=reuse)
+            up = self._up = await self._open(target, reuse=reuse)
         except ProtocolFault as problem:
             self._fault = problem.fault
             return Reset("refused")
@@ -165,16 +171,21 @@ class Exchange:
             up.arm(self._edge.response_timeout)
         return await self._relay_response(up, target)
 
-    async def _open(self, *, reuse: bool) -> Upstream:
+    async def _open(self, target: Target, *, reuse: bool) -> Upstream:
         """A connection to the upstream; a client that leaves meanwhile ends the wait. Raises ProtocolFault."""
+        again = self._attempts > 1
         try:
-            return await self._edge.upstreams.acquire(self._tunnel, self._down.peer, reuse=reuse)
+            up = await self._edge.upstreams.acquire(self._tunnel, self._down.peer, reuse=reuse, again=again)
         except asyncio.CancelledError:
             if (self._gone or self._fault is not None) and self._task is not None and self._task.uncancel() == 0:
                 if self._fault is not None:
                     raise ProtocolFault(self._fault) from None
                 raise ClientGone from None
             raise
+        if target.form == "authority" and up.carrier is None:
+            up.release()
+            raise ProtocolFault(fault_of("no-connect"))
+        return up
 
     async def _send_head(self, up: Upstream, target: Target) -> None:
         head = self._head

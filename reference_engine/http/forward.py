@@ -89,6 +89,12 @@ class ForwardRules:
             return Fault(400, "the request target is not valid")
         return self.absolute_target(method, match[1].lower(), match[2], match[3])
 
+    def scheme(self, head: RequestHead) -> Fault | None:
+        """A request that says its scheme apart from its target says https (RFC9110-7.4-1)."""
+        if head.scheme == b"https" or head.scheme.lower() == b"https":
+            return None
+        return fault_of("misdirected") if head.scheme.lower() == b"http" else Fault(400, "the scheme is not https")
+
     def absolute_target(self, method: bytes, scheme: bytes, authority: bytes, rest: bytes) -> Target | Fault:
         """Absolute-form becomes origin-form, and its authority counts (RFC9112-3.2.2-1 to -3, RFC9110-4.2.1-1,
         -4.2.4-1)."""

@@ -6,7 +6,18 @@ import h11
 
 from reference_engine.http import h1_write
 from reference_engine.http.errors import ProtocolFault, fault_of
-from reference_engine.http.events import Data, End, Event, InformationalHead, RequestHead, Reset, ResponseHead, members
+from reference_engine.http.events import (
+    Data,
+    End,
+    Event,
+    Fields,
+    InformationalHead,
+    RequestHead,
+    Reset,
+    ResponseHead,
+    members,
+    values,
+)
 from reference_engine.http.gate import Gate, check
 from reference_engine.http.rules import HttpRules
 from reference_engine.http.syntax import Limits, cut
@@ -28,6 +39,7 @@ class H1ClientCodec:
         self._h11 = h11.Connection(h11.CLIENT, limits.header_bytes + limits.trailer_bytes + 65_536)
         self._eof = False
         self._method = b""
+        self._fields: Fields = []
         self.answered = False
         """Whether the final head has been read."""
         self.over = False
@@ -44,8 +56,11 @@ class H1ClientCodec:
             return self._h11.send(h11.Data(data=event.data))
         if isinstance(event, RequestHead):
             self._method = event.method
+            self._fields = event.fields
             return self._h11.send(h1_write.request(event))
-        return self._h11.send(h11.EndOfMessage(headers=event.trailers) if event.trailers else h1_write.END)
+        # Without chunked there is no place for a trailer section (RFC 9112 section 7.1.2).
+        trailers = event.trailers and values(self._fields, b"transfer-encoding")
+        return self._h11.send(h11.EndOfMessage(headers=event.trailers) if trailers else h1_write.END)
 
     def receive(self, data: bytes) -> None:
         """Take octets from the upstream."""

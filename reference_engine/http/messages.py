@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from hpack import NeverIndexedHeaderTuple
 
-from reference_engine.http.errors import Fault
+from reference_engine.http.errors import Fault, ProtocolFault, reason_phrase
 from reference_engine.http.events import Fields, InformationalHead, RequestHead, ResponseHead, members, without
 from reference_engine.http.syntax import CONTROL, HOST, LONGEST_LENGTH, LONGEST_METHOD, TOKEN, Framing, Limits
 
 Line = tuple[bytes, bytes]
+T = TypeVar("T")
 
 NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 METHOD = re.compile(TOKEN)
@@ -167,7 +169,10 @@ class MessageRules:
         fault = self.field_lines(fields) or self.connection_specific(fields)
         if fault is not None:
             return fault
-        return InformationalHead(int(status), fields) if status < b"200" else ResponseHead(int(status), fields)
+        number = int(status)
+        if number < 200:
+            return InformationalHead(number, fields, reason_phrase(number))
+        return ResponseHead(number, fields, reason_phrase(number))
 
     def trailer_message(self, lines: Sequence[Line]) -> Fields | Fault:
         """A trailer section: no pseudo-header field; else as the fields of a head (RFC9113-8.1-2, RFC9114-4.3-1)."""
@@ -222,6 +227,13 @@ class MessageRules:
     def response_lines(self, head: InformationalHead | ResponseHead) -> Fields:
         """A response as it goes to a client (RFC9113-8.3.2-1, RFC9114-4.3.2-1)."""
         return [(b":status", b"%d" % head.status), *self.multiplexed_fields(head.fields)]
+
+
+def known(found: T | Fault) -> T:
+    """What a rule found. Raises ProtocolFault for a fault."""
+    if isinstance(found, Fault):
+        raise ProtocolFault(found)
+    return found
 
 
 def canonical(authority: bytes) -> bytes:

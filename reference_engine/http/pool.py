@@ -38,8 +38,15 @@ class Pool:
 
     async def acquire(self, tunnel: Tunnel, source: Address | None, *, reuse: bool) -> H1Upstream:
         """A connection to the tunnel's upstream: the idle one that was used last if `reuse` allows, else a new one."""
-        client = source.host if source is not None else ""
-        idle = self._idle.get((tunnel.id, client)) if reuse else None
+        connection = self.idle(tunnel, source) if reuse else None
+        if connection is None:
+            stream = await self._connect(tunnel, source)
+            connection = self.adopt(stream, tunnel, source.host if source is not None else "")
+        return connection
+
+    def idle(self, tunnel: Tunnel, source: Address | None) -> H1Upstream | None:
+        """The idle connection that was used last, ready for the next request."""
+        idle = self._idle.get((tunnel.id, source.host if source is not None else ""))
         while idle:
             connection = idle[-1]
             self._forget(connection)
@@ -47,7 +54,7 @@ class Pool:
                 connection.codec.next_cycle()
                 return connection
             self._let_go(connection)
-        return self.adopt(await self._connect(tunnel, source), tunnel, client)
+        return None
 
     def adopt(self, stream: ByteStream, tunnel: Tunnel, client: str) -> H1Upstream:
         """A fresh connection on an open stream."""

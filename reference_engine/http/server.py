@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING
 
 from reference_engine.edge.client_hello import ClientHello
 from reference_engine.http.forward import date
-from reference_engine.http.h1_downstream import H1Connection, H1Downstream, limits_of
+from reference_engine.http.h1_downstream import H1Connection, limits_of
+from reference_engine.http.h2_server import H2ServerConnection
 from reference_engine.http.h3_connection import EngineH3, H3Limits
 from reference_engine.http.h3_link import MakeCodec
 from reference_engine.http.h3_server import H3ServerConnection
@@ -44,7 +46,7 @@ class HttpTunnels:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._connections: set[H1Connection | H3ServerConnection] = set()
+        self._connections: set[H1Connection | H2ServerConnection | H3ServerConnection] = set()
         self.upstreams = Upstreams(engine)
         self.domain = engine.settings.domain
         engine.registry.listen(self._inventory_changed)
@@ -86,26 +88,33 @@ class HttpTunnels:
         """The Date of an answer of the edge's own."""
         return date()
 
-    async def serve(self, stream: TlsStream, tunnel: Tunnel) -> None:
-        """Serve one connection that selected `tunnel` by its server name; it is closed when this returns."""
+    def _exchanges(self, tunnel: Tunnel) -> Callable[[Downstream], Coroutine[None, None, None]]:
+        """What answers the requests of one connection that selected `tunnel`."""
         carried: str | None = None
-        endpoints = self._engine.parts.http_endpoints
 
-        async def handle(down: H1Downstream) -> None:
+        async def handle(down: Downstream) -> None:
             nonlocal carried
-            exchange = endpoints.exchange(self, down, tunnel, carried)
+            exchange = self._engine.parts.http_endpoints.exchange(self, down, tunnel, carried)
             await exchange.run()
             carried = carried or exchange.forwarded
 
-        settings = self._engine.settings
-        connection = endpoints.connection(
-            stream,
-            self.rules,
-            settings,
-            handle,
-            half_open=self.half_open(stream),
-            codec=endpoints.server_codec(self.rules, limits_of(settings)),
-        )
+        return handle
+
+    async def serve(self, stream: TlsStream, tunnel: Tunnel) -> None:
+        """Serve one connection that selected `tunnel` by its server name; it is closed when this returns."""
+        endpoints, settings, handle = self._engine.parts.http_endpoints, self._engine.settings, self._exchanges(tunnel)
+        connection: H1Connection | H2ServerConnection
+        if stream.alpn == "h2":
+            connection = endpoints.h2_server(stream, self.rules, settings, handle, self.log)
+        else:
+            connection = endpoints.connection(
+                stream,
+                self.rules,
+                settings,
+                handle,
+                half_open=self.half_open(stream),
+                codec=endpoints.server_codec(self.rules, limits_of(settings)),
+            )
         self._connections.add(connection)
         try:
             await connection.run()
@@ -115,7 +124,7 @@ class HttpTunnels:
     async def serve_quic(self, transport: QuicTransport, tunnel: Tunnel, hello: ClientHello) -> None:
         """Serve one QUIC connection that selected `tunnel` by its server name: HTTP/3, from its ClientHello to its
         end."""
-        engine, carried = self._engine, None
+        engine = self._engine
         offer = engine.parts.quic.http_offer(
             hello, available=engine.parts.editions.available("h3", engine.settings.edition)
         )
@@ -124,12 +133,7 @@ class HttpTunnels:
             transport.refuse(offer.alert, offer.reason)
             return
 
-        async def handle(down: Downstream) -> None:
-            nonlocal carried
-            exchange = engine.parts.http_endpoints.exchange(self, down, tunnel, carried)
-            await exchange.run()
-            carried = carried or exchange.forwarded
-
+        handle = self._exchanges(tunnel)
         transport.answer(Choice(engine.certificates.current(), (offer.answer or "",)))
         make = h3_codecs(engine, is_client=False)
         connection = engine.parts.http_endpoints.h3_connection(transport, self.rules, engine.settings, handle, make)

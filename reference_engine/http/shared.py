@@ -17,6 +17,8 @@ from reference_engine.tunnel.model import Tunnel
 
 Key = tuple[str, str]
 """Tunnel and client address: an agent is told the address once per stream."""
+SETTLING = 5.0
+"""Seconds that a request waits for the settings of a connection before it opens another."""
 Opens = Callable[[Tunnel, Address | None], Awaitable[Multiplexed | Upstream]]
 """Opens a connection, and raises what the exchange makes an answer of. `Upstream` where the connection turned out to
 be for one exchange alone."""
@@ -43,10 +45,11 @@ class SharedPool:
             if place is not None:
                 return place
             if key in self._opening:
-                # Whoever opens it may be cancelled; then the next one tries.
-                await asyncio.wait({self._opening[key]})
+                if not await self._opened(self._opening[key]):
+                    break
             elif any(one.usable and not one.settled for one in self._kept.get(key, ())):
-                await self._wait(key)
+                if not await self._settled(key):
+                    break
             else:
                 break
         return await self._open(key, tunnel, source)
@@ -57,6 +60,10 @@ class SharedPool:
             if connection.usable and connection.room:
                 return self._begin(connection)
         return None
+
+    def adopt(self, tunnel: Tunnel, source: Address | None, connection: Multiplexed) -> Upstream:
+        """Keep a connection that was opened elsewhere, and take a place on it."""
+        return self._begin(self._keep((tunnel.id, source.host if source is not None else ""), connection))
 
     async def _open(self, key: Key, tunnel: Tunnel, source: Address | None) -> Upstream:
         task = asyncio.ensure_future(self._opens(tunnel, source))
@@ -80,22 +87,34 @@ class SharedPool:
             timer.cancel()
         return connection.begin()
 
-    async def _wait(self, key: Key) -> None:
+    async def _opened(self, opening: asyncio.Task[Multiplexed | Upstream]) -> bool:
+        """Wait for a connection that somebody opens; False when it is for one exchange alone. What went wrong with it
+        goes wrong for all who wait; but whoever opens it may leave, and then the next one tries."""
+        await asyncio.wait({opening})
+        return opening.cancelled() or isinstance(opening.result(), Multiplexed)
+
+    async def _settled(self, key: Key) -> bool:
+        """Wait until something changed about the connections; False when nothing did for too long."""
         waited = self._changed.get(key)
         if waited is None:
             waited = self._changed[key] = asyncio.get_running_loop().create_future()
-        await asyncio.shield(waited)
+        done, _ = await asyncio.wait({waited}, timeout=SETTLING)
+        return bool(done)
 
     def _look(self, key: Key, connection: Multiplexed) -> None:
         """Something changed on a connection: let it go, give it its idle time, wake who waits."""
         waited = self._changed.pop(key, None)
         if waited is not None:
             waited.set_result(None)
-        if not connection.usable:
+        if not connection.usable or (connection.active == 0 and self._spare(key, connection)):
             self._forget(key, connection)
         elif connection.active == 0 and connection not in self._timers:
             loop = asyncio.get_running_loop()
             self._timers[connection] = loop.call_later(self._idle_time, self._forget, key, connection)
+
+    def _spare(self, key: Key, connection: Multiplexed) -> bool:
+        """Whether an idle connection is one too many: another one has room."""
+        return any(one is not connection and one.usable and one.room for one in self._kept.get(key, ()))
 
     def _forget(self, key: Key, connection: Multiplexed) -> None:
         """No further request goes there; it ends when its last exchange is over."""
