@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from h2.errors import ErrorCodes
 from h2.events import InformationalResponseReceived, StreamEnded, TrailersReceived
 
 from tests.engine_h2_support import HOST, Lines, get, h2_client
-from tests.engine_http_support import OK, Edge, on_edge
+from tests.engine_http_support import OK, Edge, on_edge, settle
 
 
 class TestRequests:
@@ -111,6 +112,54 @@ MALFORMED: dict[str, Lines] = {
     "two lengths": get(b"/", (b"content-length", b"0"), (b"content-length", b"1")),
     "connect with path": get(method=b"CONNECT"),
 }
+
+
+class TestContentLength:
+    @pytest.mark.parametrize("pieces", [(b"123",), (b"12345678",), (b"12345", b"678"), ()])
+    def test_another_one_than_the_content_makes_no_whole_request(self, pieces: tuple[bytes, ...]) -> None:
+        async def script(edge: Edge) -> None:
+            client = await h2_client(edge)
+            await client.headers(1, get(b"/bad", (b"content-length", b"5"), method=b"POST"), end=False)
+            for piece in pieces:
+                client.h2.send_data(1, piece)
+            client.h2.end_stream(1)
+            await client.flush()
+            assert (await client.response(1))[0] == 400
+            await client.headers(3, get(b"/good"))
+            upstream = await edge.upstream()
+            head = await upstream.head()
+            if head.startswith(b"POST"):
+                assert len(await upstream.rest()) <= 5
+                assert upstream.end != "clean"
+                upstream = await edge.upstream()
+                head = await upstream.head()
+            assert head.startswith(b"GET /good ")
+
+        on_edge(script)
+
+    def test_too_much_ends_the_stream_with_an_error(self) -> None:
+        async def script(edge: Edge) -> None:
+            client = await h2_client(edge)
+            await client.headers(1, get(b"/bad", (b"content-length", b"5"), method=b"POST"), end=False)
+            await client.data(1, b"123456")
+            assert (await client.response(1))[0] == 400
+            assert await client.reset(1) == ErrorCodes.PROTOCOL_ERROR
+
+        on_edge(script)
+
+    def test_zero_waits_for_the_end(self) -> None:
+        async def script(edge: Edge) -> None:
+            client = await h2_client(edge)
+            for stream_id, piece in ((1, b"x"), (3, b"")):
+                path = b"/%d" % stream_id
+                await client.headers(stream_id, get(path, (b"content-length", b"0"), method=b"POST"), end=False)
+                await settle()
+                assert edge.connector.opened == 0
+                await client.data(stream_id, piece, end=True)
+            upstream = await edge.upstream()
+            assert (await upstream.head()).startswith(b"POST /3 ")
+
+        on_edge(script)
 
 
 class TestMalformedRequests:

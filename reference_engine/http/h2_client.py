@@ -13,7 +13,7 @@ from h2.errors import ErrorCodes
 from h2.exceptions import TooManyStreamsError
 
 from reference_engine.config import Settings
-from reference_engine.http.errors import Fault, ProtocolFault
+from reference_engine.http.errors import Fault, ProtocolFault, reason_phrase
 from reference_engine.http.events import Data, End, Event, Fields, RequestHead, Reset, ResponseHead
 from reference_engine.http.floods import h2_limits_of
 from reference_engine.http.gate import check
@@ -286,6 +286,7 @@ class H2ClientConnection(H2Link[H2Upstream], Multiplexed):
             bare = rules.response_framing(half.method, head.status, []).kind == "none"
             half.declared = 0 if bare else declared
             half.answered = True
+        head.reason = reason_phrase(head.status)
         half.hear(head)
 
     def on_data(self, event: h2events.DataReceived) -> None:

@@ -24,7 +24,7 @@ from reference_engine.http.h2_link import H2Half, H2Link
 from reference_engine.http.leg import Downstream, Watcher
 from reference_engine.http.messages import known
 from reference_engine.http.rules import HttpRules
-from reference_engine.http.syntax import Framing
+from reference_engine.http.syntax import NO_CONTENT, Framing
 from reference_engine.relay.stream import Address, ByteStream, StreamReset
 
 VERSION = b"2.0"
@@ -78,19 +78,30 @@ class H2Downstream(Downstream, H2Half[Data | End | Reset]):
     async def receive(self) -> list[Data | End | Reset]:
         """See Downstream."""
         self.settle()
-        limit = self._server.content_time
         while not self.events:
-            if self.fault is not None:
-                raise ProtocolFault(self.fault)
-            timer = asyncio.get_running_loop().call_later(limit, self._too_slow)
-            try:
-                await self.arrival()
-            finally:
-                timer.cancel()
+            await self._more()
         events = list(self.events)
         self.events.clear()
         self.lend(sum([len(event.data) for event in events if isinstance(event, Data)]))
         return events
+
+    async def whole(self) -> None:
+        """Wait for the end of a request without content. Raises ProtocolFault, StreamReset."""
+        while not self._complete:
+            self.check()
+            await self._more()
+        if not self.trailers:
+            self.framing = NO_CONTENT
+
+    async def _more(self) -> None:
+        """Wait for something to come. Raises ProtocolFault."""
+        if self.fault is not None:
+            raise ProtocolFault(self.fault)
+        timer = asyncio.get_running_loop().call_later(self._server.content_time, self._too_slow)
+        try:
+            await self.arrival()
+        finally:
+            timer.cancel()
 
     def _too_slow(self) -> None:
         self.spoil(fault_of("body-timeout"))
@@ -232,7 +243,18 @@ class H2ServerConnection(H2Link[H2Downstream]):
             self._begin(down, down.refuse(problem.fault))
         else:
             down = H2Downstream(self, event.stream_id, head, framing)
-            self._begin(down, self._handler(down))
+            empty = framing.kind == "length" and framing.length == 0
+            self._begin(down, self._serve_empty(down) if empty else self._handler(down))
+
+    async def _serve_empty(self, down: H2Downstream) -> None:
+        """A request that says it has no content goes up when its end is here: an upstream would take its head for the
+        whole (RFC9113-8.1.1-3)."""
+        try:
+            await down.whole()
+        except ProtocolFault as problem:
+            await down.refuse(problem.fault)
+        else:
+            await self._handler(down)
 
     def _message(self, lines: Fields, *, ended: bool) -> tuple[RequestHead, Framing]:
         """The head of a request, and how its content is delimited. Raises ProtocolFault."""

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from hpack import NeverIndexedHeaderTuple
 
-from reference_engine.http.errors import Fault, ProtocolFault, reason_phrase
+from reference_engine.http.errors import Fault, ProtocolFault
 from reference_engine.http.events import Fields, InformationalHead, RequestHead, ResponseHead, members, without
 from reference_engine.http.syntax import CONTROL, HOST, LONGEST_LENGTH, LONGEST_METHOD, TOKEN, Framing, Limits
 
@@ -109,7 +109,8 @@ class MessageRules:
         if isinstance(authority, Fault):
             return authority
         scheme, target = pseudo.get(b":scheme", b"https"), pseudo.get(b":path", authority)
-        return RequestHead(pseudo[b":method"], target, self.joined_cookies(fields), version, authority, scheme)
+        fields = self.one_length(self.joined_cookies(fields))
+        return RequestHead(pseudo[b":method"], target, fields, version, authority, scheme)
 
     def control_data(self, pseudo: dict[bytes, bytes]) -> Fault | None:
         """:method, :scheme and :path, each valid; CONNECT has :authority alone (RFC9113-8.3.1-6, -8.3.1-7, -8.5-1,
@@ -157,6 +158,16 @@ class MessageRules:
         line = NeverIndexedHeaderTuple(b"cookie", joined) if secret else (b"cookie", joined)
         return [*without(fields, {b"cookie"}), line]
 
+    def one_length(self, fields: Fields) -> Fields:
+        """A Content-Length that says the same several times goes on once (RFC9110-8.6-5)."""
+        given = [line for line in fields if line[0] == b"content-length"]
+        if not given or (len(given) == 1 and b"," not in given[0][1]):
+            return fields
+        length = self.declared_length(given)
+        if isinstance(length, Fault):
+            return fields
+        return [*without(fields, {b"content-length"}), (b"content-length", b"%d" % (length or 0))]
+
     def response_message(self, lines: Sequence[Line]) -> InformationalHead | ResponseHead | Fault:
         """The head of a response; 101 does not exist here (RFC9113-8.3.2-1, -8.6-1, RFC9114-4.3.2-1, -4.5-1)."""
         found = self.split_pseudo(lines, RESPONSE_PSEUDO)
@@ -169,10 +180,10 @@ class MessageRules:
         fault = self.field_lines(fields) or self.connection_specific(fields)
         if fault is not None:
             return fault
-        number = int(status)
+        number, fields = int(status), self.one_length(fields)
         if number < 200:
-            return InformationalHead(number, fields, reason_phrase(number))
-        return ResponseHead(number, fields, reason_phrase(number))
+            return InformationalHead(number, fields)
+        return ResponseHead(number, fields)
 
     def trailer_message(self, lines: Sequence[Line]) -> Fields | Fault:
         """A trailer section: no pseudo-header field; else as the fields of a head (RFC9113-8.1-2, RFC9114-4.3-1)."""
