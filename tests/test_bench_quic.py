@@ -9,6 +9,7 @@ import pytest
 
 from harness.bench import quic_client
 from harness.bench.blocks import BLOCK, LAST, MORE, WrongBytes
+from harness.bench.http3 import new_sessions
 from harness.bench.quic import Comparer, QuicClient, UdpUpstream, Upload
 from harness.bench.quic_packets import packets
 from harness.bench.streams import Target
@@ -21,7 +22,7 @@ NAME = "upstream.bench.test"
 def target(tmp_path_factory: pytest.TempPathFactory) -> Target:
     folder: Path = tmp_path_factory.mktemp("pki")
     files = authority("Edgecase bench CA").issue(NAME).write(folder)
-    upstream = UdpUpstream([str(files["chain"]), str(files["key"])])
+    upstream = UdpUpstream(new_sessions([str(files["chain"]), str(files["key"])])["quic"])
     threading.Thread(target=upstream.run, daemon=True).start()
     return Target("127.0.0.1", upstream.port, NAME, str(files["ca"]))
 

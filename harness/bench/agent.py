@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fixtures.agent import edgecase_agent_pb2 as pb
-from harness.bench.quic import server_configuration
+from harness.bench.http3 import new_sessions
 from harness.bench.quic_packets import carry_packets
 from harness.bench.streams import Target, server_context
-from harness.bench.upstream import QUIC, in_background, serve
+from harness.bench.upstream import in_background, serve
 from harness.link.agent import EngineAccess
 from harness.model.spec import TunnelSpec
 from harness.wire import agent as wire
@@ -92,7 +92,7 @@ class Agent:
         """Publish; gives the properties by mode. Raises `AgentFailed`, `OSError`."""
         self._context = agent_context(self.access)
         self._inner = server_context(self.certificate)
-        self._quic = server_configuration(self.certificate)
+        self._sessions = new_sessions(self.certificate)
         self._control = open_channel(self.access, self._context)
         published = {}
         for number, (mode, spec) in enumerate(self.specs.items()):
@@ -118,8 +118,8 @@ class Agent:
             # The engine runs into its own deadline, and the client's end says so.
             return
         mode = self._modes[request.tunnel_id]
-        if mode == QUIC:
-            carry_packets(link.stream, self._quic)
+        if mode in self._sessions:
+            carry_packets(link.stream, self._sessions[mode])
         else:
             serve(link.stream, mode, self._inner)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.bench import pairs
 from harness.model.spec import TunnelSpec
 
 COLUMNS = ("engine", "direct", "bare")
@@ -14,6 +15,8 @@ SPECS: dict[str, TunnelSpec] = {
     "stream": TunnelSpec(protocol="tls", tls_mode="terminated"),
     "inner": TunnelSpec(protocol="tls", tls_mode="passthrough"),
     "http": TunnelSpec(protocol="http", http_version="http/1.1"),
+    "h2c": TunnelSpec(protocol="http", http_version="h2c"),
+    "h3": TunnelSpec(protocol="http", http_version="h3"),
     "quic": TunnelSpec(protocol="quic", tls_alpns=("edgecase-bench",)),
 }
 """The tunnel in front of each mode of the upstream."""
@@ -25,7 +28,8 @@ SUITE = "case-median"
 class Benchmark:
     """One line of the table. `action` is the client's, `mode` what stands behind the tunnel, `bare` the mode of the
     bare relay, empty where there is none; all three are empty where no load is sampled. `link` is what the agent's link
-    runs on. `less` says that less is better, `tool` which program of others must be on the path."""
+    runs on. `less` says that less is better, `tool` which program of others must be on the path; `down` is the client's
+    version of HTTP (`h1`, `h2`, `h3`) where the benchmark is about a pair of them."""
 
     name: str
     unit: str
@@ -36,13 +40,25 @@ class Benchmark:
     less: bool = False
     tool: str = ""
     link: str = "tls"
+    down: str = ""
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What a profile must claim."""
+        spec = SPECS.get(self.mode)
+        link = () if self.link == "tls" else (f"agent.{self.link}",)
+        return frozenset((*(spec.features() if spec else ()), *link, *pairs.FEATURES.get(self.down, ())))
 
     @property
     def direct(self) -> str:
-        """The mode of the upstream that the client reaches without a tunnel: TLS once, whatever the tunnel does."""
+        """The mode of the upstream that the client reaches without a tunnel: TLS once, whatever the tunnel does, and
+        its own version of HTTP."""
+        if self.down:
+            return pairs.MODES[self.down]
         return "stream" if self.mode == "inner" else self.mode
 
 
+_NAMES = {"h1": "HTTP/1.1", "h2": "HTTP/2", "h2c": "h2c", "h3": "HTTP/3"}
 BENCHMARKS: tuple[Benchmark, ...] = (
     Benchmark(
         "tls-terminated-download", "MB/s", "octets from the upstream, TLS ended at the engine", "down", "stream", "tls"
@@ -73,6 +89,20 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     Benchmark("http1-round-trips", "1/s", "small requests on one kept connection", "round-trips", "http", "http"),
     Benchmark("http1-download", "MB/s", "responses of 16 MiB", "http-down", "http", "http"),
     Benchmark("http1-upload", "MB/s", "requests with content of 16 MiB", "http-up", "http", "http"),
+    *(
+        Benchmark(
+            f"http-{down}-{up}{bulk}",
+            "MB/s" if bulk else "1/s",
+            f"{'content of 1 MiB each way' if bulk else 'small requests, 8 under way'}, {_NAMES[down]} to {_NAMES[up]}",
+            "requests" if (down, bulk) == ("h1", "") else f"{down}{bulk}",
+            pairs.MODES[up],
+            f"{down}-{up}",
+            down=down,
+        )
+        for bulk in ("", "-bulk")
+        for down in pairs.DOWN
+        for up in pairs.UP
+    ),
     *(
         Benchmark(name.format(prefix), unit, f"{text}{on}", action, "quic", less=less, link=link)
         for prefix, link, on in (("quic", "tls", ""), ("quic-link", "quic", ", the agent on QUIC"))

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from harness.bench import quic_client
+from harness.bench import http2, http3, pairs, quic_client
 from harness.bench.blocks import BLOCK, COMMAND, COUNT, MORE, READ, Receiver, WrongBytes, send_blocks
+from harness.bench.pairs import SMALL
 from harness.bench.streams import TIMEOUT, Target, close
-from harness.bench.upstream import SMALL
 from harness.bench.window import Sample, Window
 
-CONNECTIONS = 8
+CONNECTIONS = pairs.PARALLEL
 """Connections of the action `requests`; each has one request under way."""
 THREADS = 4
 """Threads of the action `connections`: handshakes wait on each other's round trips."""
@@ -199,6 +199,38 @@ def http_up(target: Target, host: str, seconds: float, pids: Mapping[str, int]) 
     return sample
 
 
+class Http1Echo:
+    """One connection of HTTP/1.1 in the words of `pairs`, for content that comes back."""
+
+    def __init__(self, target: Target, host: str) -> None:
+        self._client = HttpClient(target, host)
+        self._body = b""
+
+    def ask(self, body: bytes = b"") -> None:
+        """A request. Raises `OSError`."""
+        self._body = body
+        if body:
+            self._client.send(b"POST", pairs.BULK_PATH.encode(), b"Content-Length: %d\r\n" % len(body))
+            self._client.write(body)
+        else:
+            self._client.send(b"GET", pairs.SMALL_PATH.encode())
+
+    def answered(self) -> int:
+        """Wait for the response: 1. Raises `OSError`, `WrongBytes`."""
+        if not self._body:
+            _check_small(self._client)
+            return 1
+        length, first = self._client.head()
+        if length != len(self._body):
+            raise WrongBytes(f"{len(self._body)} octets were sent, {length} come back")
+        self._client.receiver.blocks(first, count=pairs.BLOCKS)
+        return 1
+
+    def close(self) -> None:
+        """End the connection."""
+        self._client.close()
+
+
 def h2load(target: Target, host: str, seconds: float, pids: Mapping[str, int]) -> Sample:
     """As `requests`, by a program of others: its client costs next to nothing, but compares no content and trusts
     anybody. Raises `OSError`, `WrongBytes`."""
@@ -237,6 +269,11 @@ ACTIONS: dict[str, Action] = {
     "round-trips": functools.partial(requests, parallel=1),
     "http-down": http_down,
     "http-up": http_up,
+    "h1-bulk": lambda target, host, *rest: pairs.bulk(Http1Echo(target, host), *rest),
+    "h2": lambda target, host, *rest: pairs.requests(http2.Client(target, host), *rest),
+    "h2-bulk": lambda target, host, *rest: pairs.bulk(http2.Client(target, host), *rest),
+    "h3": lambda target, host, *rest: pairs.requests(http3.Client(target, host), *rest),
+    "h3-bulk": lambda target, host, *rest: pairs.bulk(http3.Client(target, host), *rest),
     "quic-down": quic_client.down,
     "quic-up": quic_client.up,
     "quic-datagrams": quic_client.datagrams,

@@ -15,6 +15,7 @@ from typing import Any, Self
 import harness
 from fixtures.agent import edgecase_agent_pb2 as pb
 from harness.bench.benchmarks import SPECS, Benchmark
+from harness.bench.pairs import DOWN, UP
 from harness.bench.streams import Target
 from harness.bench.upstream import MODES
 from harness.engine.agent_driver import ProtocolDriver
@@ -28,6 +29,7 @@ from harness.model.spec import Settings
 from harness.peer.tls_pki import authority
 
 NAME = "upstream.bench.test"
+PAIR_RELAYS = frozenset(f"{down}-{up}" for down in DOWN for up in UP)
 ANSWER_SECONDS = 60.0
 """How long a program may take for an answer, beyond the seconds that a sample is asked to take."""
 STOP_SECONDS = 2.0
@@ -114,7 +116,7 @@ class Ground:
         """Where the client connects for a column, the name for Host, and the processes between the client and the
         upstream, with the upstream. Raises `SetupFailed`."""
         if column == "engine":
-            return await self._behind_engine(benchmark.mode, benchmark.link)
+            return await self._behind_engine(benchmark)
         upstream, ports = await self._direct()
         if column == "direct":
             return self._ours(ports[benchmark.direct]), NAME, {"upstream": upstream.pid}
@@ -140,7 +142,8 @@ class Ground:
 
     async def new_relay(self, mode: str, upstream: int = 0) -> tuple[Program, int]:
         """A bare relay of the caller's own, and its port. Raises `SetupFailed`."""
-        program = Program("bare relay", [str(bare_relay()), mode, *self._certificate, str(upstream)])
+        kind = ["-m", "tests.bench.pair_relay"] if mode in PAIR_RELAYS else [str(bare_relay())]
+        program = Program("bare relay", [*kind, mode, *self._certificate, str(upstream)])
         try:
             await program.start()
             return program, (await program.answer())["port"]
@@ -148,7 +151,8 @@ class Ground:
             await program.stop()
             raise
 
-    async def _behind_engine(self, mode: str, link: str) -> tuple[Target, str, dict[str, int]]:
+    async def _behind_engine(self, benchmark: Benchmark) -> tuple[Target, str, dict[str, int]]:
+        mode, link = benchmark.mode, benchmark.link
         if self._driver is None:
             self._driver = await self._exits.enter_async_context(self.engine())
         driver = self._driver
@@ -157,6 +161,11 @@ class Ground:
             self._agents[link] = await self._publish(driver.access, link)
         agent, tunnels = self._agents[link]
         endpoint = driver.endpoint(tunnels[mode])
+        if benchmark.down == "h3":
+            over_udp = endpoint.over_udp()
+            if over_udp is None:
+                raise SetupFailed("the engine told no UDP address for HTTP/3")
+            endpoint = over_udp
         pids = {"agent": agent.pid, **engine_process(driver)}
         if mode == "inner":
             target = Target(endpoint.address, endpoint.port, endpoint.host, self._ca, check_name=False)

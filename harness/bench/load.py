@@ -24,6 +24,7 @@ from typing import Any
 from harness.bench.agent import Agent, AgentFailed, open_idle
 from harness.bench.blocks import WrongBytes
 from harness.bench.client import sample
+from harness.bench.http3 import new_sessions
 from harness.bench.quic import UdpUpstream, server_configuration
 from harness.bench.quic_agent import QuicAgent
 from harness.bench.streams import Target, raise_file_limit
@@ -44,14 +45,17 @@ def say(answer: Mapping[str, Any]) -> None:
 
 def upstream(job: Job) -> None:
     """Listen in each mode."""
-    listeners = {mode: Listener(mode, job["certificate"]) for mode in job["modes"] if mode != QUIC}
-    for listener in listeners.values():
-        listener.start()
-    ports = {mode: listener.port for mode, listener in listeners.items()}
-    if QUIC in job["modes"]:
-        datagrams = UdpUpstream(job["certificate"])
-        in_background(datagrams.run)
-        ports[QUIC] = datagrams.port
+    ports = {}
+    sessions = new_sessions(job["certificate"])
+    for mode in job["modes"]:
+        if mode in sessions:
+            datagrams = UdpUpstream(sessions[mode])
+            in_background(datagrams.run)
+            ports[mode] = datagrams.port
+        else:
+            listener = Listener(mode, job["certificate"])
+            listener.start()
+            ports[mode] = listener.port
     say({"ports": ports})
 
 

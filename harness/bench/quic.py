@@ -34,10 +34,10 @@ _DATAGRAM_FRAME = 65_535
 _BUFFER = 4 << 20
 
 
-def server_configuration(certificate: Sequence[str]) -> QuicConfiguration:
+def server_configuration(certificate: Sequence[str], alpn: str = ALPN) -> QuicConfiguration:
     """The upstream's side, from a PEM chain and its key. Raises `OSError`."""
     configuration = QuicConfiguration(
-        is_client=False, alpn_protocols=[ALPN], max_datagram_frame_size=_DATAGRAM_FRAME, idle_timeout=TIMEOUT
+        is_client=False, alpn_protocols=[alpn], max_datagram_frame_size=_DATAGRAM_FRAME, idle_timeout=TIMEOUT
     )
     configuration.load_cert_chain(*certificate)
     return configuration
@@ -139,16 +139,20 @@ class Session:
         if timer is not None and timer <= now:
             self.connection.handle_timer(now)
         while (event := self.connection.next_event()) is not None:
-            if isinstance(event, events.StreamDataReceived):
-                self._data(event.stream_id, event.data)
-            elif isinstance(event, events.DatagramFrameReceived):
-                self.connection.send_datagram_frame(event.data)
-            elif isinstance(event, events.ConnectionTerminated):
-                self.over = True
+            self.handle(event)
         for stream_id, upload in tuple(self._uploads.items()):
             upload.fill()
             if upload.over:
                 del self._uploads[stream_id]
+
+    def handle(self, event: events.QuicEvent) -> None:
+        """Follow commands, and send datagrams back. Raises `WrongBytes`."""
+        if isinstance(event, events.StreamDataReceived):
+            self._data(event.stream_id, event.data)
+        elif isinstance(event, events.DatagramFrameReceived):
+            self.connection.send_datagram_frame(event.data)
+        elif isinstance(event, events.ConnectionTerminated):
+            self.over = True
 
     def _data(self, stream_id: int, data: bytes) -> None:
         comparer = self._comparers.get(stream_id)
@@ -193,11 +197,15 @@ def wait_seconds(dues: Iterable[float | None], most: float = 1.0) -> float:
     return min((max(0.0, due - now) for due in dues if due is not None), default=most)
 
 
+NewSession = Callable[[bytes], Session]
+"""Makes the session of a connection whose first packet is given."""
+
+
 class UdpUpstream:
     """Sessions on a UDP port, one for each address, all in one thread."""
 
-    def __init__(self, certificate: Sequence[str]) -> None:
-        self._configuration = server_configuration(certificate)
+    def __init__(self, new: NewSession) -> None:
+        self._new = new
         self._socket = udp_socket()
         self._socket.bind(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
@@ -210,7 +218,7 @@ class UdpUpstream:
             for packet, address in _burst(self._socket):
                 session = self._sessions.get(address)
                 if session is None:
-                    session = self._sessions[address] = Session(self._configuration, packet)
+                    session = self._sessions[address] = self._new(packet)
                 session.receive(packet, address)
             for address, session in tuple(self._sessions.items()):
                 for packet in session.turn():

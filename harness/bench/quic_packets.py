@@ -5,15 +5,13 @@ from __future__ import annotations
 import select
 import ssl
 
-from aioquic.quic.configuration import QuicConfiguration
-
-from harness.bench.quic import Session, wait_seconds
+from harness.bench.quic import NewSession, Session, wait_seconds
 
 _HEAD = 4
 _READ = 1 << 18
 
 
-def carry_packets(stream: ssl.SSLSocket, configuration: QuicConfiguration) -> None:
+def carry_packets(stream: ssl.SSLSocket, new: NewSession) -> None:
     """Serve the channel on `stream` until it ends: four octets of length in front of each packet. Raises `OSError`."""
     stream.setblocking(False)
     rest = bytearray()
@@ -24,7 +22,7 @@ def carry_packets(stream: ssl.SSLSocket, configuration: QuicConfiguration) -> No
             break
         for packet in packets(rest):
             if session is None:
-                session = Session(configuration, packet)
+                session = new(packet)
             session.receive(packet)
         if session is not None:
             framed = [part for packet in session.turn() for part in (len(packet).to_bytes(_HEAD, "big"), packet)]

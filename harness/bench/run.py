@@ -67,9 +67,7 @@ def _obstacle(profile: Profile, benchmark: Benchmark) -> str:
             return f"the process of the engine of profile {profile.name} is out of sight"
         if resident(None) is None:
             return "this system does not tell the memory of a process in /proc"
-    spec = SPECS.get(benchmark.mode)
-    needed = set(spec.features() if spec else ()) | ({f"agent.{benchmark.link}"} - {"agent.tls"})
-    missing = sorted(needed - profile.features)
+    missing = sorted(benchmark.features - profile.features)
     return f"the profile {profile.name} does not claim {', '.join(missing)}" if missing else ""
 
 

@@ -9,20 +9,21 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from harness.bench import http2
 from harness.bench.blocks import BLOCK, COMMAND, COUNT, MORE, READ, Receiver, Stream, WrongBytes, send_blocks
+from harness.bench.pairs import BLOCKS, BODY, SMALL
 from harness.bench.streams import BACKLOG, TIMEOUT, InnerTls, close, server_context
 
-SMALL = b"x" * 64
-"""The content of a small response."""
 _SMALL = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s" % (len(SMALL), SMALL)
+_ECHO = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
 _BULK = re.compile(rb"GET /bulk/(\d+) ")
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _MOST_HEAD = 65_536
 
 QUIC = "quic"
-MODES = ("stream", "inner", "http", QUIC)
-"""What stands behind a tunnel: commands on a plain stream, the same in a TLS of the upstream's own, HTTP/1.1, or
-commands on streams of QUIC."""
+MODES = ("stream", "inner", "http", "h2c", "h3", QUIC)
+"""What stands behind a tunnel: commands on a plain stream, the same in a TLS of the upstream's own, HTTP/1.1, HTTP/2 or
+HTTP/3, or commands on streams of QUIC."""
 
 
 def serve(stream: Any, mode: str, context: ssl.SSLContext) -> None:
@@ -30,7 +31,7 @@ def serve(stream: Any, mode: str, context: ssl.SSLContext) -> None:
     try:
         inner = InnerTls(stream, context) if mode == "inner" else stream
         try:
-            (serve_http if mode == "http" else serve_commands)(inner)
+            _SERVERS.get(mode, serve_commands)(inner)
         finally:
             close(inner)
     except (OSError, WrongBytes):
@@ -67,6 +68,10 @@ def serve_http(stream: Stream) -> None:
         head, rest = rest[:end], rest[end:]
         if head.startswith(b"GET /small "):
             stream.sendall(_SMALL)
+        elif head.startswith(b"POST /echo "):
+            receiver.blocks(rest, count=BLOCKS)
+            rest = b""
+            stream.sendall(_ECHO)
         elif bulk := _BULK.match(head):
             _send_bulk(stream, int(bulk[1]))
         else:
@@ -75,6 +80,9 @@ def serve_http(stream: Stream) -> None:
             rest = b""
             answer = b"%d" % octets
             stream.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(answer), answer))
+
+
+_SERVERS: dict[str, Callable[[Stream], None]] = {"http": serve_http, "h2c": http2.serve}
 
 
 def _send_bulk(stream: Stream, blocks: int) -> None:
@@ -89,6 +97,8 @@ class Listener:
     def __init__(self, mode: str, certificate: Sequence[str]) -> None:
         self._mode = mode
         self._context = server_context(certificate)
+        if mode == "h2c":
+            self._context.set_alpn_protocols([http2.ALPN])
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
         self.port: int = self._socket.getsockname()[1]
 
