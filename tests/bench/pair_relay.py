@@ -93,6 +93,11 @@ class TlsLeg(Leg):
         self.say()
         self.flush()
 
+    def ended(self) -> None:
+        self.end()
+        if self.transport is not None:
+            self.transport.close()
+
     def say(self) -> None:
         """Queue what the protocol has made."""
 
