@@ -235,3 +235,18 @@ async def test_what_is_no_http2_is_a_fragment(wire: Wire) -> None:
         await connection.frame(SettingsFrame)
     assert [item.what for item in connection.violations] == ["no client preface"]
     assert "octets that are no HTTP/2" in wire.upstream.unexpected[0].describe()
+
+
+@scripted
+async def test_what_is_said_behind_the_end_is_lost(wire: Wire) -> None:
+    client = await wire.client()
+    connection = await wire.upstream.connection(1)
+    await client.ping()
+    await connection.close()
+    await client.closed()
+    client.say(frames.ping())
+    await client.flushed()
+    with pytest.raises(PeerMismatch, match="FIN"):
+        await client.ping()
+    with pytest.raises(PeerMismatch, match="GOAWAY NO_ERROR, FIN"):
+        await client.begin()

@@ -254,6 +254,8 @@ class Http2Peer:
         finally:
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
+            self._dead = True
+            self.changed.tell()
 
     async def _read(self) -> None:
         while self.ended is None:
