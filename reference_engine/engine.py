@@ -158,7 +158,7 @@ class Engine:
             async with asyncio.timeout_at(deadline):
                 for tunnel in self.registry.tunnels():
                     await tunnel.sessions.emptied()
-        await self.http.close()
+        await self.http.close(max(0.0, deadline - loop.time()))
         await self.agents.stop()
         if self.quic is not None:
             await self.quic.stop(deadline - loop.time())

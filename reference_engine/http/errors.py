@@ -26,6 +26,8 @@ CAUSES: dict[str, tuple[int, str]] = {
     "upstream-malformed": (502, "the upstream sent a response that is not valid HTTP/1.1"),
     "upstream-truncated": (502, "the upstream ended its response early"),
     "upstream-silent": (504, "the upstream did not answer in time"),
+    "upstream-h3": (502, "the upstream does not speak HTTP/3 as this tunnel needs it"),
+    "upstream-narrow": (431, "the upstream takes no header section of this size"),
     "upstream-switch": (502, "the upstream switched to a protocol that was not asked for"),
     "no-connect": (501, "CONNECT is not served over this version of HTTP"),
     # routing

@@ -10,19 +10,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aioquic.h3.connection import ErrorCode
 
-from reference_engine.http.events import Data
-from reference_engine.http.h3_connection import EngineH3, Heard
+from reference_engine.http.events import Data, Reset
+from reference_engine.http.h1_downstream import limits_of
+from reference_engine.http.h3_connection import EngineH3, H3Limits, Heard
 from reference_engine.http.h3_outlet import CloseConnection, ResetStream, Send
 from reference_engine.http.rules import HttpRules
 from reference_engine.quic.connection import QuicEnd
 from reference_engine.quic.stream import QuicClosed, QuicReset, QuicStopped, QuicStream
 from reference_engine.quic.transport import QuicTransport
 from reference_engine.relay.stream import StreamReset
+
+if TYPE_CHECKING:
+    from reference_engine.engine import Engine
 
 BOUND = 65_536
 """Octets of content that wait to be taken at which a stream is not read on; one read more may stand above it."""
@@ -46,7 +51,7 @@ class RequestStream(ABC):
         self.stream: QuicStream | None = None
         self.waiting = False
         """Whether the stream waits for the dynamic table."""
-        self._queue: list[Heard] = []
+        self._queue: deque[Heard | Reset] = deque()
         self._held = 0
         self._reading = False
         self._waiter: asyncio.Future[None] | None = None
@@ -98,21 +103,24 @@ class RequestStream(ABC):
             self._reading = not fin
             self.link.heard(self.link.codec.receive(self.stream.id, data, fin))
 
-    def queue(self, event: Heard) -> None:
+    def queue(self, event: Heard | Reset) -> None:
         """Keep an event for whoever takes it."""
         self._queue.append(event)
         if isinstance(event, Data):
             self._held += len(event.data)
         self.wake()
 
-    def taken(self) -> list[Heard]:
-        """Everything that is here; the stream is read on."""
-        events, self._queue = self._queue, []
-        if self._held:
-            full, self._held = self._held >= BOUND, 0
-            if full:
+    def take(self) -> Heard | Reset | None:
+        """The next event that is here; the stream is read on where that makes room."""
+        if not self._queue:
+            return None
+        event = self._queue.popleft()
+        if isinstance(event, Data):
+            full = self._held >= BOUND
+            self._held -= len(event.data)
+            if full and self._held < BOUND:
                 self._loop.call_soon(self.pull)
-        return events
+        return event
 
     def wake(self) -> None:
         """Something happened: whoever waits looks again."""
@@ -307,7 +315,7 @@ class H3Link(ABC):
 
     # -- ends ------------------------------------------------------------------------------------------------------
 
-    def close(self, code: int, reason: str = "") -> None:
+    def end_with(self, code: int, reason: str = "") -> None:
         """CONNECTION_CLOSE."""
         self.transport.close(int(code), reason)
 
@@ -324,3 +332,16 @@ class H3Link(ABC):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def h3_codecs(engine: Engine, *, is_client: bool) -> MakeCodec:
+    """Makes the codec of an HTTP/3 connection."""
+    settings = engine.settings
+    limits = H3Limits(limits_of(settings), settings.http3_table_bytes, settings.http3_blocked_streams)
+
+    def make(unidirectional: tuple[int, ...], datagrams: int | None) -> EngineH3:
+        return engine.parts.http_endpoints.h3_codec(
+            engine.parts.http, limits, is_client=is_client, unidirectional=unidirectional, datagrams=datagrams
+        )
+
+    return make

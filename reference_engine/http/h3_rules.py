@@ -51,6 +51,16 @@ class H3Rules:
         """Ids in GOAWAY never rise, and a server's is a client's bidirectional stream (RFC9114-5.2-5, -7.2.6-1)."""
         return (before is None or number <= before) and not (from_server and number % 4)
 
+    def goaway_spares(self, stream_id: int, number: int) -> bool:
+        """Whether a request is below the id of a GOAWAY, and so perhaps looked at (RFC9114-5.2-1, -5.2-2)."""
+        return stream_id < number
+
+    def upstream_room(self, allowed: int, active: int) -> bool:
+        """Whether a connection on which the upstream allows so many further streams takes another request
+        (RFC9114-3.3-1)."""
+        del active
+        return allowed > 0
+
     def push_known(self, number: int) -> bool:
         """Whether CANCEL_PUSH names a push that was promised; none ever is (RFC9114-7.2.3-1)."""
         del number

@@ -146,7 +146,11 @@ class H3Downstream(RequestStream, Downstream):
             raise ProtocolFault(fault_of("body-timeout")) from None
         finally:
             self.disarm()
-        return [event for event in self.taken() if isinstance(event, Data | End)]
+        events: list[Data | End | Reset] = []
+        while (event := self.take()) is not None:
+            if isinstance(event, Data | End):
+                events.append(event)
+        return events
 
     def watch(self, watcher: Watcher | None) -> None:
         """See Downstream."""
@@ -265,7 +269,7 @@ class H3ServerConnection(H3Link):
             while self._serving:
                 await asyncio.wait(set(self._serving))
         except TimeoutError:
-            self.close(ErrorCode.H3_GENERAL_PROTOCOL_ERROR, "no stream for the settings")
+            self.end_with(ErrorCode.H3_GENERAL_PROTOCOL_ERROR, "no stream for the settings")
         except QuicClosed:
             pass
         finally:
@@ -308,7 +312,7 @@ class H3ServerConnection(H3Link):
         """A client gave up a request."""
         self._cancelled += 1
         if self.rules.too_fickle(self._cancelled, self._finished):
-            self.close(ErrorCode.H3_EXCESSIVE_LOAD, "too many cancelled requests")
+            self.end_with(ErrorCode.H3_EXCESSIVE_LOAD, "too many cancelled requests")
 
     # -- ends ------------------------------------------------------------------------------------------------------
 
@@ -346,4 +350,4 @@ class H3ServerConnection(H3Link):
             async with asyncio.timeout(self.settings.close_timeout_ms / 1000):
                 await self.transport.drained()
         if not self.streams:
-            self.close(self.rules.drained_code())
+            self.end_with(self.rules.drained_code())

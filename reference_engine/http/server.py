@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING
@@ -10,8 +11,7 @@ from reference_engine.edge.client_hello import ClientHello
 from reference_engine.http.forward import date
 from reference_engine.http.h1_downstream import H1Connection, limits_of
 from reference_engine.http.h2_server import H2ServerConnection
-from reference_engine.http.h3_connection import EngineH3, H3Limits
-from reference_engine.http.h3_link import MakeCodec
+from reference_engine.http.h3_link import h3_codecs
 from reference_engine.http.h3_server import H3ServerConnection
 from reference_engine.http.leg import Downstream
 from reference_engine.http.rules import HttpRules
@@ -28,25 +28,13 @@ if TYPE_CHECKING:
     from reference_engine.engine import Engine
 
 
-def h3_codecs(engine: Engine, *, is_client: bool) -> MakeCodec:
-    """Makes the codec of an HTTP/3 connection."""
-    settings = engine.settings
-    limits = H3Limits(limits_of(settings), settings.http3_table_bytes, settings.http3_blocked_streams)
-
-    def make(unidirectional: tuple[int, ...], datagrams: int | None) -> EngineH3:
-        return engine.parts.http_endpoints.h3_codec(
-            engine.parts.http, limits, is_client=is_client, unidirectional=unidirectional, datagrams=datagrams
-        )
-
-    return make
-
-
 class HttpTunnels:
     """Downstream HTTP on a terminated TLS connection, upstream HTTP through the agent."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._connections: set[H1Connection | H2ServerConnection | H3ServerConnection] = set()
+        self._over_quic: set[asyncio.Task[object]] = set()
         self.upstreams = Upstreams(engine)
         self.domain = engine.settings.domain
         engine.registry.listen(self._inventory_changed)
@@ -138,16 +126,26 @@ class HttpTunnels:
         make = h3_codecs(engine, is_client=False)
         connection = engine.parts.http_endpoints.h3_connection(transport, self.rules, engine.settings, handle, make)
         self._connections.add(connection)
+        task = asyncio.current_task()
+        assert task is not None
+        self._over_quic.add(task)
         try:
             await connection.run()
         finally:
             self._connections.discard(connection)
+            self._over_quic.discard(task)
 
     def drain(self) -> None:
         """The engine stops: idle connections end now, the others after the response at hand."""
         for connection in tuple(self._connections):
             connection.drain()
 
-    async def close(self) -> None:
-        """Close what is pooled; after the connections have ended."""
+    async def close(self, grace: float = 0) -> None:
+        """End what is still served over QUIC after `grace` seconds, and close what is pooled."""
+        if self._over_quic:
+            await asyncio.wait(set(self._over_quic), timeout=grace)
+            served = tuple(self._over_quic)
+            for task in served:
+                task.cancel()
+            await asyncio.gather(*served, return_exceptions=True)
         await self.upstreams.close()

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from reference_engine.agent.connector import UpstreamUnavailable
 from reference_engine.http.errors import ProtocolFault, fault_of
 from reference_engine.http.h1_downstream import limits_of
+from reference_engine.http.h3_client import open_connection
+from reference_engine.http.h3_link import h3_codecs
 from reference_engine.http.leg import Multiplexed, Upstream
 from reference_engine.http.shared import SharedPool
 from reference_engine.relay.stream import Address, ByteStream
@@ -56,6 +58,8 @@ class Upstreams:
     async def _open(self, tunnel: Tunnel, source: Address | None) -> Multiplexed | Upstream:
         """A connection for many exchanges, or for one where ALPN picked HTTP/1.1. Raises ProtocolFault."""
         engine = self._engine
+        if engine.parts.http.upstream_version(tunnel.properties) == "h3":
+            return await open_connection(engine, tunnel, source, h3_codecs(engine, is_client=True))
         stream = await self._connect(tunnel, source)
         client = source.host if source is not None else ""
         if engine.parts.http.upstream_version(tunnel.properties) == "alpn":

@@ -504,6 +504,11 @@ class EngineQuic(QuicConnection):
             return self._local_next_stream_id_uni // 4 < self._remote_max_streams_uni
         return self._local_next_stream_id_bidi // 4 < self._remote_max_streams_bidi
 
+    @property
+    def bidirectional_room(self) -> int:
+        """Bidirectional streams of ours that the peer's limit allows now (RFC 9000 section 4.6)."""
+        return self._remote_max_streams_bidi - self._local_next_stream_id_bidi // 4
+
     def backlog(self, stream_id: int) -> int:
         """Octets of a stream that wait to be sent or acknowledged."""
         stream = self._streams.get(stream_id)
