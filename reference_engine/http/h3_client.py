@@ -90,6 +90,7 @@ class H3Upstream(RequestStream, Upstream):
         lines = self.rules.request_lines(head)
         size = sum(len(name) + len(value) + LINE_OVERHEAD for name, value in lines)
         if not self.rules.section_fits(size, self.link.codec.largest_section):
+            self._heard = True  # It has said so in its settings: another connection is no better.
             self._trouble("upstream-narrow")
             raise StreamReset("the upstream takes no head of that size")
         try:

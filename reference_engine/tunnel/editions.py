@@ -31,7 +31,7 @@ FEATURES: dict[str, Feature] = {
     "http": Feature(ALL, requirement="ED-001"),
     "tls": Feature(ALL, requirement="ED-001"),
     "h2c": Feature(ALL, requirement="ED-001"),
-    "h3": Feature(UPPER, needs_udp=True, built=False, requirement="ED-006"),
+    "h3": Feature(UPPER, needs_udp=True, requirement="ED-006"),
     "dtls": Feature(UPPER, needs_udp=True, built=False, requirement="ED-004"),
     "quic": Feature(UPPER, needs_udp=True, requirement="ED-005"),
     "tcp": Feature(UPPER, built=False, requirement="TCP-001"),
