@@ -233,7 +233,6 @@ def gate(edition: str, *, udp: bool = False, **wanted: Any) -> Refusal | None:
         ({"protocol": "dtls"}, "protocol"),
         ({"protocol": "tcp"}, "protocol"),
         ({"protocol": "webtty"}, "protocol"),
-        ({"http_version": "h3"}, "http_version"),
         ({"token_auth": True}, "token_auth"),
         ({"rstream_auth": True}, "rstream_auth"),
         ({"challenge_mode": True}, "challenge_mode"),
