@@ -314,6 +314,10 @@ class TestPackets:
     def test_what_is_asked_for(self) -> None:
         spec = forward._spec(parse("4433", "--engine", "e:1", "--protocol", "quic", "--tls-alpn", "a/1"))
         assert (spec.protocol, spec.type, spec.tls_alpns, spec.datagrams) == ("quic", "datagram", ("a/1",), True)
+
+    def test_a_service_of_http_3_is_given_packets(self) -> None:
+        spec = forward._spec(parse("4433", "--engine", "e:1", "--http-version", "h3"))
+        assert (spec.protocol, spec.type, spec.http_version, spec.datagrams) == ("http", "datagram", "h3", True)
         assert forward._spec(parse("1", "--engine", "e:1")).datagrams is False
 
     def test_packets_are_carried_until_one_side_is_over(self) -> None:

@@ -40,6 +40,7 @@ BUFFER = 32_768
 """Limits as Envoy's documentation recommends them for an edge ("Configuring Envoy as an edge proxy")."""
 LATER = {"upstream_connect_mode": "ON_DOWNSTREAM_TLS_HANDSHAKE", "max_early_data_bytes": BUFFER}
 """Where TLS ends here: the upstream is for clients that completed their handshake."""
+UPSTREAM_NAME = "localhost"
 UPGRADES = ("websocket",)
 """Upgrades that are relayed; Envoy refuses what is not listed."""
 WORDS = (
@@ -233,7 +234,11 @@ class Configuration:
         )
 
     def _http_manager(self, own: Sequence[tuple[str, Tunnel]], *, quic: bool) -> Json:
-        route = {"timeout": self._milliseconds("timeout.http-response-ms", 0)}
+        # A route's own timeout is for the whole response: what has begun may go on, unless it falls silent.
+        route: Json = {"timeout": "0s"}
+        if "timeout.http-response-ms" in self._settings:
+            silence = self._milliseconds("timeout.http-response-ms", 0)
+            route["retry_policy"] = {"num_retries": 0, "per_try_idle_timeout": silence}
         hosts = [
             {
                 "name": name,
@@ -299,7 +304,7 @@ class Configuration:
             socket = typed(
                 "envoy.transport_sockets.quic",
                 "transport_sockets.quic.v3.QuicUpstreamTransport",
-                upstream_tls_context=_client_context(tunnel, ["h3"]),
+                upstream_tls_context=self._quic_client_context(tunnel),
             )
         elif tunnel.http_version == "h2c":
             chosen = {"explicit_http_config": {"http2_protocol_options": h2}}
@@ -312,6 +317,17 @@ class Configuration:
             **chosen,
         }
         return self._cluster(name, tunnel, socket, typed_extension_protocol_options={key: options})
+
+    def _quic_client_context(self, tunnel: Tunnel) -> Json:
+        """Over QUIC Envoy verifies the chain unless it is told to take what nobody trusts, and in any case the name
+        that it asks for: one of those that the suite's upstreams have."""
+        context = {**_client_context(tunnel, ["h3"]), "sni": UPSTREAM_NAME}
+        anybody = {
+            "trusted_ca": {"filename": self._certificate["ca"]},
+            "trust_chain_verification": "ACCEPT_UNTRUSTED",
+        }
+        context["common_tls_context"]["validation_context"] = anybody
+        return context
 
     def _milliseconds(self, setting: str, otherwise: int) -> str:
         return f"{int(self._settings.get(setting, otherwise)) / 1000:g}s"

@@ -3,7 +3,7 @@
 All specs go into one configuration with three listeners, each for as many tunnels as it is asked for:
 
 - `tls`: TLS ends here; a line of the crt-list per set of TLS options, tunnels by server name;
-- `http`: the same in HTTP mode, tunnels by Host;
+- `http`: the same in HTTP mode, HTTP/1.1 and HTTP/2 by ALPN, tunnels by Host or `:authority`;
 - `pass`: reads the ClientHello, never ends TLS, tunnels by server name;
 
 and with the setting `listener.http` a fourth, plain one, `redirect`, which sends every request to https.
@@ -94,7 +94,7 @@ class Configuration:
             str(self._settings.get("project.tls-min-version", "tls1.2")),
         )
         options = [f"ssl-min-ver {TLS_VERSIONS[least]}"]
-        alpns = ("http/1.1",) if tunnel.listener == "http" else tunnel.alpns
+        alpns = ("h2", "http/1.1") if tunnel.listener == "http" else tunnel.alpns
         if alpns:
             options.append(f"alpn {','.join(alpns)}")
         ciphers = [TLS12_CIPHERS[name] for name in tunnel.properties.get("tls_ciphers", ())]
@@ -188,8 +188,10 @@ class Configuration:
         return [*lines, f"  server s {own}{whole}"]
 
     def _http_back(self, index: int, tunnel: Tunnel) -> list[str]:
-        tls = " ssl verify none sni ssl_fc_sni alpn h2,http/1.1" if tunnel.upstream_tls else ""
-        return [f"backend b{index}", f"  server s {tunnel.upstream}{tls}"]
+        how = " proto h2" if tunnel.http_version == "h2c" else ""
+        if tunnel.upstream_tls:
+            how = " ssl verify none sni ssl_fc_sni alpn h2,http/1.1"
+        return [f"backend b{index}", f"  server s {tunnel.upstream}{how}"]
 
 
 class HAProxy(NamedTunnels):
@@ -198,7 +200,9 @@ class HAProxy(NamedTunnels):
     name = "HAProxy"
     features = (
         "edge.redirect",
+        "http.downstream-h2",
         "http.h1",
+        "http.h2c",
         "http.interim",
         "http.trailers",
         "http.upgrade",
@@ -218,7 +222,7 @@ class HAProxy(NamedTunnels):
     version_flag = "-v"
     version_pattern = r"version (\S+)"
     handled = frozenset({*_SETTINGS, *_HANDLED})
-    versions = ("http/1.1",)
+    versions = ("http/1.1", "h2c")
 
     def __init__(self, find: Callable[[str], str | None] = program) -> None:
         super().__init__(find)

@@ -12,7 +12,17 @@ from harness.cli.arguments import check_name, number
 from harness.errors import UsageError
 from harness.foreign import peer as foreign_peer
 from harness.foreign.install import Installer
-from harness.foreign.lock import Foreign, Unobtainable, folder, installed_stamp, installed_version, lock, peers, program
+from harness.foreign.lock import (
+    Foreign,
+    Unobtainable,
+    everything,
+    folder,
+    installed_stamp,
+    installed_version,
+    lock,
+    peers,
+    program,
+)
 from harness.peer.tls_pki import upstream_identity
 
 COUNTS = {
@@ -62,9 +72,10 @@ def install(arguments: argparse.Namespace) -> int:
     """Install everything. 0, or with `--strict` 1 when something is missing."""
     root: Path = arguments.folder or folder()
     installer = Installer(root.absolute())
-    wanted = [one for one in (*lock(), *peers()) if not arguments.names or one.name in arguments.names]
+    known = everything()
     for name in arguments.names:
-        check_name("foreign install", name, [one.name for one in (*lock(), *peers())], "a name of the lock")
+        check_name("foreign install", name, [one.name for one in known], "a name of the lock")
+    wanted = [one for one in known if not arguments.names or one.name in arguments.names]
     missing = 0
     for one in wanted:
         try:
@@ -82,8 +93,9 @@ def install(arguments: argparse.Namespace) -> int:
 def show_list(arguments: argparse.Namespace) -> int:
     """Print a line per entry of the lock."""
     root: Path = arguments.folder or folder()
-    for one in (*lock(), *peers()):
-        kind = "peer" if one.script else "engine"
+    engines, quic = lock(), peers()
+    for one in everything():
+        kind = "engine" if one in engines else "peer" if one in quic else "http"
         print(f"{one.name}: {kind}: {_state(one, root)}")
     return 0
 

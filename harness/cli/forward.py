@@ -47,7 +47,7 @@ def add(subparsers: Any) -> None:
     parser.add_argument("--no-publish", action="store_true", help="a private tunnel: no public endpoint")
     parser.add_argument("--tls-mode", choices=("terminated", "passthrough"))
     parser.add_argument("--tls-alpn", action="append", default=[], metavar="PROTOCOL", help="may be repeated")
-    parser.add_argument("--http-version", choices=("http/1.1", "h2c"), help="what the service speaks")
+    parser.add_argument("--http-version", choices=("http/1.1", "h2c", "h3"), help="what the service speaks")
     parser.add_argument("--upstream-tls", action="store_true", help="the service speaks TLS")
     parser.add_argument(
         "--transport", choices=("tls", "quic"), default="tls", help="how the engine is reached (default: tls)"
@@ -125,7 +125,7 @@ def _spec(args: argparse.Namespace) -> TunnelSpec:
         # Asked for by name only: a private tunnel without a protocol carries any bytes.
         protocol=None if private and args.protocol == "tcp" else args.protocol,
         publish=not private,
-        type="datagram" if args.protocol == "quic" else "bytestream",
+        type="datagram" if args.protocol == "quic" or args.http_version == "h3" else "bytestream",
         name=args.name,
         hostname=args.hostname,
         tls_mode=args.tls_mode,

@@ -40,19 +40,20 @@ class Installer:
         source = foreign.source
         if isinstance(source, Debian):
             told = Unpacker(self._root / "packages", self._get, self._bases).install(source, home)
-            self._wrap(foreign, f'"$home/{source.program}"', source.libraries)
+            for program in (source.program, *source.also):
+                self._wrap(foreign, Path(program).name, f'"$home/{program}"', source.libraries)
             return told
         if isinstance(source, Venv):
             told = venv.install(source, home)
             if not foreign.script:
                 # By its interpreter: the first line of a script does not hold a path of any length.
-                self._wrap(foreign, f'"$home/bin/python" "$home/{source.program}"')
+                self._wrap(foreign, foreign.command, f'"$home/bin/python" "$home/{source.program}"')
             return told
         return npm.install(source, home)
 
-    def _wrap(self, foreign: Foreign, command: str, libraries: str = "") -> None:
-        """Put a wrapper into `bin`: it becomes the program, whose pid is the engine's."""
-        wrapper = self._root / "bin" / foreign.command
+    def _wrap(self, foreign: Foreign, name: str, command: str, libraries: str = "") -> None:
+        """Put a wrapper called `name` into `bin`: it becomes the program, which has its pid then."""
+        wrapper = self._root / "bin" / name
         wrapper.parent.mkdir(exist_ok=True)
         lines = ["#!/bin/sh", f'home="$(dirname "$(dirname "$(readlink -f "$0")")")/{foreign.name}"']
         if libraries:

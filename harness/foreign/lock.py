@@ -46,12 +46,13 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Debian:
-    """Debian packages, unpacked. `program` and `libraries` are paths below the unpacked root."""
+    """Debian packages, unpacked. `program`, `also` (more programs) and `libraries` are paths below the unpacked root."""
 
     arch: str
     program: str
     libraries: str
     packages: tuple[Package, ...]
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ Source = Debian | Venv | Npm
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """One entry of the lock. A peer has the name of its `script` in harness/foreign/peers, an engine has none."""
+    """One entry of the lock. What a library is made a peer of has the name of its `script` in harness/foreign/peers."""
 
     name: str
     version: str
@@ -108,6 +109,16 @@ def peers(text: str | None = None) -> tuple[Foreign, ...]:
     return _read("peer", text)
 
 
+def http_programs(text: str | None = None) -> tuple[Foreign, ...]:
+    """The HTTP clients and servers that the lock names. Raises `UsageError` when it is broken."""
+    return _read("http", text)
+
+
+def everything() -> tuple[Foreign, ...]:
+    """All that the lock names: engines, QUIC peers, HTTP clients and servers. Raises `UsageError` when it is broken."""
+    return (*lock(), *peers(), *http_programs())
+
+
 def _read(table: str, text: str | None) -> tuple[Foreign, ...]:
     try:
         source = locked_file("foreign.toml") if text is None else text
@@ -122,7 +133,8 @@ def _entry(entry: Mapping[str, Any]) -> Foreign:
     kind = values.pop("kind")
     source: Source
     if kind == "debian":
-        source = Debian(packages=tuple(Package(**one) for one in values.pop("package")), **values)
+        packages = tuple(Package(**one) for one in values.pop("package"))
+        source = Debian(packages=packages, also=tuple(values.pop("also", ())), **values)
     elif kind == "python":
         source = Venv(pythons=tuple(values.pop("pythons")), **values)
     elif kind == "npm":

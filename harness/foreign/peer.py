@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from harness.foreign.lock import Foreign, Npm, Unobtainable, Venv, folder, installed_stamp, peers
+from harness.foreign.lock import Foreign, Npm, Unobtainable, Venv, folder, http_programs, installed_stamp, peers
 
 CLIENT, SERVER = ROLES = ("client", "server")
 
 
 def find(name: str) -> Foreign | None:
-    """The peer of the lock with this name, or `None`."""
-    return next((peer for peer in peers() if peer.name == name), None)
+    """The QUIC peer, or the HTTP client or server, of the lock with this name, or `None`."""
+    return next((peer for peer in (*peers(), *http_programs()) if peer.name == name), None)
 
 
 def installed(peer: Foreign, root: Path | None = None) -> bool:

@@ -25,6 +25,7 @@ from harness.foreign.lock import (
     Package,
     Unobtainable,
     Venv,
+    everything,
     installed_stamp,
     installed_version,
     lock,
@@ -65,7 +66,7 @@ def test_the_lock_has_haproxy_by_hash() -> None:
     assert any(not part.library for part in found.source.packages)
 
 
-@pytest.mark.parametrize("one", [*lock(), *peers()], ids=lambda one: one.name)
+@pytest.mark.parametrize("one", everything(), ids=lambda one: one.name)
 def test_everything_in_the_lock_has_a_hash(one: Foreign) -> None:
     if isinstance(one.source, Venv):
         lines = [line for line in locked_file(one.source.requirements).splitlines() if not line.startswith("#")]
@@ -204,7 +205,7 @@ class TestRun:
     def test_what_is_not_there_is_listed(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["foreign", "list", "--folder", str(tmp_path)]) == 0
         told = capsys.readouterr().out.splitlines()
-        assert [line.partition(":")[0] for line in told] == [one.name for one in (*lock(), *peers())]
+        assert [line.partition(":")[0] for line in told] == [one.name for one in everything()]
         assert "aiopquic: peer: not here (the lock has 0.6.1: run `edgecase foreign install`)" in told
 
     def test_an_unknown_name_is_not_installed(self, capsys: pytest.CaptureFixture[str]) -> None:

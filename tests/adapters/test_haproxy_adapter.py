@@ -38,7 +38,7 @@ def tunnel(listener: str, **properties: Any) -> Tunnel:
         ({"protocol": "tls", "type": "datagram"}, "tls"),
         ({"publish": False}, "private"),
         ({"protocol": "tls", "colour": "red"}, "colour"),
-        ({"protocol": "http", "http_version": "h2c"}, "http.h2c"),
+        ({"protocol": "http", "http_version": "h2c"}, None),
         ({"protocol": "http", "http_version": "h3"}, "http.h3"),
         ({"protocol": "http", "tls_mode": "passthrough"}, "tls.passthrough"),
         ({"protocol": "tls", "tls_mode": "sideways"}, "tls.terminated"),
@@ -92,6 +92,17 @@ def test_the_upstream_is_offered_what_the_client_got(tmp_path: Path) -> None:
     lines = configuration(tmp_path).render([tunnel("tls", upstream_tls=True, tls_alpns=["a", "b"])])
     assert "  use-server s1 if { ssl_fc_alpn -m str b }" in lines
     assert "  server s1 127.0.0.1:9 ssl verify none sni ssl_fc_sni alpn b" in lines
+
+
+def test_an_upstream_is_spoken_to_in_its_version(tmp_path: Path) -> None:
+    lines = configuration(tmp_path).render([tunnel("http"), tunnel("http", http_version="h2c")])
+    assert [line for line in lines if line.startswith("  server s")] == [
+        "  server s 127.0.0.1:9",
+        "  server s 127.0.0.1:9 proto h2",
+    ]
+    assert configuration(tmp_path).crt_list([tunnel("http")]) == [
+        "edge.pem [ssl-min-ver TLSv1.2 alpn h2,http/1.1] a.t.test"
+    ]
 
 
 def test_a_line_of_the_list_per_set_of_options(tmp_path: Path) -> None:
