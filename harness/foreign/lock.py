@@ -46,7 +46,7 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Debian:
-    """Debian packages, unpacked. `program`, `also` (more programs) and `libraries` are paths below the unpacked root."""
+    """Debian packages, unpacked. `program`, `also` (more programs) and `libraries` are paths below the root."""
 
     arch: str
     program: str

@@ -36,7 +36,7 @@ Json = dict[str, Any]
 
 
 def rendered(*tunnels: Tunnel, settings: Mapping[str, Any] | None = None, **ports: int) -> Json:
-    files = {"chain": "chain.pem", "key": "key.pem"}
+    files = {"chain": "chain.pem", "key": "key.pem", "ca": "ca.pem"}
     whole: Json = Configuration(files, {**PORTS, **ports}, settings or {}).render(tunnels)["static_resources"]
     return {
         "listeners": {one["name"]: one for one in whole["listeners"]},
