@@ -349,9 +349,11 @@ class Exchange:
             self._task.cancel()
 
     async def _let_go(self) -> None:
-        if self._pump is not None:
-            self._pump.cancel()
-            await asyncio.gather(self._pump, return_exceptions=True)
-        up, self._up = self._up, None
-        if up is not None:
-            up.release()
+        try:
+            if self._pump is not None and not self._pump.done():
+                self._pump.cancel()
+                await asyncio.gather(self._pump, return_exceptions=True)
+        finally:
+            up, self._up = self._up, None
+            if up is not None:
+                up.release()

@@ -45,6 +45,24 @@ from hyperframe.frame import (
 from reference_engine.http.events import Fields
 from reference_engine.http.floods import BLOCK_FACTOR, DATA_EARNS, Allowance, FloodRules, H2Limits
 
+H2 = "4.4.1"
+"""The version that this module was written against."""
+PRIVATE: dict[str, tuple[str, ...]] = {
+    "connection": (
+        *("_begin_new_stream", "_prepare_for_sending", "_data_to_send", "_inbound_flow_control_window_manager"),
+        *("_receive_frame", "_receive_headers_frame", "_receive_data_frame", "_receive_rst_stream_frame"),
+        *("_receive_settings_frame", "_receive_priority_frame", "_receive_goaway_frame", "_receive_naked_continuation"),
+        *("_stream_closed_by", "_stream_id_is_outbound", "incoming_buffer", "state_machine", "streams"),
+        *("highest_inbound_stream_id", "highest_outbound_stream_id", "outbound_flow_control_window"),
+        *("max_inbound_frame_size", "max_outbound_frame_size", "open_inbound_streams", "MAX_CLOSED_STREAMS"),
+    ),
+    "stream": (
+        *("_initialize_content_length", "receive_headers", "acknowledge_received_data", "state_machine", "open"),
+        *("closed", "outbound_flow_control_window"),
+    ),
+    "buffer": ("_data", "_headers_buffer", "_update_header_buffer", "_validate_frame_length", "max_frame_size"),
+}
+"""What it uses beyond h2's documented API."""
 ENCODER_TABLE = 4_096
 """The most that our own HPACK table takes, however much the peer offers."""
 CLOSED_STREAMS = 4_096
