@@ -24,6 +24,7 @@ from harness.bench.quic import UdpUpstream
 from harness.bench.streams import Target
 from harness.bench.upstream import Listener
 from harness.peer.tls_pki import authority
+from tests.bench.pair_relay import Relay
 
 NAME = "upstream.bench.test"
 PAIRS = [one for one in BENCHMARKS if one.down]
@@ -217,3 +218,11 @@ def test_frames_of_http3_arrive_split_anywhere() -> None:
         assert sections.read(0, found[1][1]) == {name.encode(): value.encode() for name, value in fields}
         assert {kind for kind, _ in found[2:]} == {http3.DATA}
         assert b"".join(payload for _, payload in found[2:]) == b"content" * 20
+
+
+def test_a_bare_relay_makes_its_upstream_side_anew_once_it_is_lost() -> None:
+    one = Relay("h1-h1", "chain.pem", "key.pem", 1)
+    first = one.upstream_side()
+    assert one.upstream_side() is first
+    first.lost = True
+    assert one.upstream_side() is not first

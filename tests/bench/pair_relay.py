@@ -27,7 +27,7 @@ from aioquic.h3 import events as h3
 from aioquic.h3.connection import H3Connection
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
-from aioquic.quic.events import QuicEvent
+from aioquic.quic.events import ConnectionTerminated, QuicEvent
 from OpenSSL import SSL
 
 from tests.bench.relay import Leg, context
@@ -64,7 +64,9 @@ class Down(ABC):
 
 
 class Up(ABC):
-    """The upstream's side."""
+    """The upstream's side; `lost` once no request can go there any more."""
+
+    lost = False
 
     @abstractmethod
     def ask(self, exchange: Exchange, method: bytes, path: bytes, authority: bytes, fields: Fields) -> None:
@@ -173,6 +175,11 @@ class H1Leg(TlsLeg):
                 self.h11.start_next_cycle()
                 self.idle.append(self)
             down.soon()
+
+    def ended(self) -> None:
+        if self in self.idle:
+            self.idle.remove(self)
+        super().ended()
 
 
 class H1Up(Up):
@@ -308,6 +315,10 @@ class H2Up(H2Leg, Up):
     def content(self, exchange: Exchange, data: bytes, *, end: bool) -> None:
         self.queue(exchange.up_key, data, end=end)
 
+    def ended(self) -> None:
+        self.lost = True
+        super().ended()
+
     def event(self, event: h2.events.Event) -> None:
         stream = getattr(event, "stream_id", None)
         exchange = self.exchanges.get(stream) if stream else None
@@ -331,7 +342,7 @@ class H2Up(H2Leg, Up):
 class H3Leg(QuicConnectionProtocol):
     """A QUIC connection with aioquic's H3 on it."""
 
-    def __init__(self, quic: QuicConnection, stream_handler: Any = None) -> None:
+    def __init__(self, quic: QuicConnection) -> None:
         super().__init__(quic)
         self.h3 = H3Connection(quic)
         self._due = False
@@ -344,7 +355,8 @@ class H3Leg(QuicConnectionProtocol):
 
     def _now(self) -> None:
         self._due = False
-        self.transmit()
+        if self._transport is not None:
+            self.transmit()
 
     def quic_event_received(self, event: QuicEvent) -> None:
         for found in self.h3.handle_event(event):
@@ -383,9 +395,18 @@ class H3Down(H3Leg, Down):
 class H3Up(H3Leg, Up):
     """The one connection to the upstream. Requests in front of its handshake wait inside aioquic."""
 
-    def __init__(self, quic: QuicConnection, stream_handler: Any = None) -> None:
+    def __init__(self, quic: QuicConnection, port: int) -> None:
         super().__init__(quic)
+        self.port = port
         self.exchanges: dict[int, Exchange] = {}
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.connect(("127.0.0.1", self.port))
+
+    def quic_event_received(self, event: QuicEvent) -> None:
+        self.lost = self.lost or isinstance(event, ConnectionTerminated)
+        super().quic_event_received(event)
 
     def ask(self, exchange: Exchange, method: bytes, path: bytes, authority: bytes, fields: Fields) -> None:
         stream = self._quic.get_next_available_stream_id()
@@ -452,9 +473,16 @@ class Relay:
         self.down, _, self.up = pair.partition("-")
         self.chain, self.key, self.upstream = chain, key, upstream
         self.tasks: set[asyncio.Task[Any]] = set()
+        self.shared: Up | None = None
 
-    async def connect(self) -> Up:
-        """The upstream's side."""
+    def upstream_side(self) -> Up:
+        """What all clients share, made anew once the upstream has ended it."""
+        if self.shared is None or self.shared.lost:
+            self.shared = self.connect()
+        return self.shared
+
+    def connect(self) -> Up:
+        """A new upstream's side."""
         if self.up == "h1":
             return H1Up(self.upstream)
         if self.up == "h2c":
@@ -462,23 +490,25 @@ class Relay:
             dial(leg, self.upstream, self.tasks)
             return leg
         quic = QuicConfiguration(alpn_protocols=["h3"], verify_mode=ssl.CERT_NONE, server_name="upstream.bench.test")
+        protocol = H3Up(QuicConnection(configuration=quic), self.upstream)
         loop = asyncio.get_running_loop()
-        _, protocol = await loop.create_datagram_endpoint(
-            lambda: H3Up(QuicConnection(configuration=quic)), local_addr=("127.0.0.1", 0)
-        )
-        protocol.connect(("127.0.0.1", self.upstream))
-        await protocol.wait_connected()
+        task = asyncio.ensure_future(loop.create_datagram_endpoint(lambda: protocol, local_addr=("127.0.0.1", 0)))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
         return protocol
 
     async def run(self) -> None:
         """Serve for as long as the process lives."""
-        up = await self.connect()
         loop = asyncio.get_running_loop()
         if self.down == "h3":
             quic = QuicConfiguration(is_client=False, alpn_protocols=["h3"])
             quic.load_cert_chain(self.chain, self.key)
+
+            def accept_quic(connection: QuicConnection, stream_handler: Any = None) -> H3Down:
+                return H3Down(connection, self.upstream_side())
+
             transport, _ = await loop.create_datagram_endpoint(
-                lambda: QuicServer(configuration=quic, create_protocol=lambda one, stream_handler: H3Down(one, up)),
+                lambda: QuicServer(configuration=quic, create_protocol=accept_quic),
                 local_addr=("127.0.0.1", 0),
             )
             self._say(transport.get_extra_info("sockname")[1])
@@ -493,7 +523,7 @@ class Relay:
         def accept() -> Leg:
             tls = SSL.Connection(server_context)
             tls.set_accept_state()
-            return kind(tls, up)
+            return kind(tls, self.upstream_side())
 
         server = await loop.create_server(accept, "127.0.0.1", 0, backlog=1024)
         self._say(server.sockets[0].getsockname()[1])
