@@ -32,6 +32,7 @@ _REQUIRED = ("name", "title", "edition", "features", "driver")
 _DRIVER_KEYS: dict[str, dict[str, type]] = {
     "launch": {
         "kind": str, "command": list, "listen": list, "settings": dict, "settings_off": dict, "start_timeout_ms": int,
+        "census": str,
     },
     "agent": {
         "kind": str, "address": str, "token": str, "certificate": str, "key": str, "ca_file": str, "domain": str,

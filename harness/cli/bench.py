@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
-import signal
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 from harness.bench.benchmarks import BENCHMARKS, Result
@@ -21,13 +18,12 @@ from harness.bench.run import Plan, Sampler, choose
 from harness.bench.suite import read_cases
 from harness.bench.table import as_json, as_text
 from harness.cli.arguments import check_name, number
-from harness.cli.session import SIGNALS
+from harness.cli.signals import INTERRUPTED, interruptible
 from harness.errors import SetupFailed
 from harness.ledger import Ledger
 from harness.profiles import load
 
 FAILED = 1
-INTERRUPTED = 130
 LEAST, MOST = 0.01, 3600.0
 """Seconds of a sample."""
 
@@ -110,30 +106,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def _measure(plan: Plan) -> tuple[list[Result], str]:
     """The results, and what the engine calls itself. Raises `CancelledError` when a signal came."""
-    async with _interruptible(), Ground(plan.profile) as ground:
+    async with interruptible(), Ground(plan.profile) as ground:
         results = await Sampler(plan, ground, lambda line: print(line, file=sys.stderr, flush=True)).run()
         return results, f"{plan.profile.title} {ground.engine_version}".strip()
-
-
-@contextlib.asynccontextmanager
-async def _interruptible() -> AsyncIterator[None]:
-    """The first signal cancels the measurement, which then ends its programs; those that follow change nothing."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-    asked = False
-
-    def cancel() -> None:
-        nonlocal asked
-        if not asked:
-            asked = True
-            task.cancel()
-
-    before = {signal_number: signal.getsignal(signal_number) for signal_number in SIGNALS}
-    for signal_number in SIGNALS:
-        loop.add_signal_handler(signal_number, cancel)
-    try:
-        yield
-    finally:
-        for signal_number, handler in before.items():
-            loop.remove_signal_handler(signal_number)
-            signal.signal(signal_number, handler)

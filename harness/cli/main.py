@@ -16,7 +16,7 @@ from harness.version import suite_version
 EXIT = {"expected": 0, "unexpected": 1, "usage": 2, "ours": 3}
 """What the command ends with: 0 as expected, 1 unexpected verdicts, 2 usage or configuration, 3 our own fault."""
 
-COMMANDS = ("run", "list", "plan", "explain", "coverage", "mutants", "doctor", "forward", "bench", "foreign")
+COMMANDS = ("run", "list", "plan", "explain", "coverage", "mutants", "doctor", "forward", "bench", "soak", "foreign")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -34,7 +34,8 @@ class LaunchDriver(ProtocolDriver):
     """One engine process. Keys of the profile's driver table: `command` (`{python}` is this interpreter), `settings`
     (per setting the arguments that say it, with `{value}`, or `{tokens}` and `{certificates}` for a TOML list of tokens
     and of the fingerprints of `agent_identity`), `settings_off` (the arguments for `false`), `listen` (arguments for
-    the public listener: any free port at first, the same one after a restart), `start_timeout_ms`, `project`. With the
+    the public listener: any free port at first, the same one after a restart), `start_timeout_ms`, `project`, `census`
+    (the name of a signal that the engine answers with what it holds, see `harness.soak.census`). With the
     setting `certificate.reload` or `certificate.key` the engine's certificate for the setting `domain` lies in
     `{folder}`: `chain.pem`, `key.pem`, `ca.pem`, and `combined.pem` (chain and key)."""
 
