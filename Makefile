@@ -55,6 +55,7 @@ foreign: $(STAMP)
 # Long proofs, once per change of substance: many runs in other orders and on a busy machine, noise, fuzz.
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak -s tests
+	$(BIN)/edgecase soak --minutes 10
 	$(BIN)/edgecase mutants -n $(MUTANT_WORKERS)
 
 lock:

@@ -23,7 +23,7 @@ from harness.scene import Scene
 from harness.soak.carry import Leg, ask, begin, carry, differences, head, response
 from harness.soak.carry import answer as answer_plan
 from harness.soak.chance import Chance
-from harness.soak.plan import Plan
+from harness.soak.plan import Answer, Ask, Plan
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -61,7 +61,7 @@ class Lane:
 
     async def run(self) -> None:
         """Go through it."""
-        await LANES[self.kind](self)
+        await (LANES.get(self.kind) or plain)(self)
 
     async def connect(self) -> HttpClient:
         """A new connection of the lane's version, which must keep to the rules."""
@@ -122,6 +122,11 @@ async def beside(step: Awaitable[None]) -> AsyncIterator[None]:
     for result in results:
         if isinstance(result, Exception) and not isinstance(result, PeerMismatch):
             raise result
+
+
+async def plain(lane: Lane) -> None:
+    """One exchange with nothing to it."""
+    await carry(lane.leg, await lane.connect(), Plan(Ask(), Answer()), lane.nonce())
 
 
 async def one_by_one(lane: Lane) -> None:

@@ -13,6 +13,8 @@ from harness.peer.http import Informational, Lines, Response
 from harness.peer.http_upstream import UpstreamExchange
 
 Pairs = tuple[tuple[str, str], ...]
+SHOWN = 100
+"""Characters of a value that a message shows."""
 BODILESS = frozenset({204, 304})
 """Statuses whose responses have no content, whatever their fields say (RFC 9110 section 6.4.1)."""
 
@@ -101,7 +103,12 @@ def response_differences(plan: Plan, got: Response, *, nonce: str, whole: bool) 
 
 
 def _same(what: str, wanted: object, got: object) -> list[str]:
-    return [] if wanted == got else [f"{what} {got!r} and not {wanted!r}"]
+    return [] if wanted == got else [f"{what} {_short(got)} and not {_short(wanted)}"]
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}.. ({len(text)})"
 
 
 def _fields(what: str, wanted: Pairs, got: Lines) -> list[str]:
