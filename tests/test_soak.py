@@ -340,6 +340,11 @@ def test_what_is_asked_wrongly_is_one_line(tmp_path: Path, capsys: pytest.Captur
     assert line.endswith("bare.toml: features: found no HTTP version, allowed are some of http.h1, ..")
 
 
+def test_an_adapter_is_told_that_it_publishes_too_early(capsys: pytest.CaptureFixture[str]) -> None:
+    line = told_by(["--engine", "haproxy"], capsys)
+    assert line.endswith(": found 'adapter', allowed is launch or agent: a soak publishes while it runs")
+
+
 def test_an_engine_that_does_not_start_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     profile = tmp_path / "ends.toml"
     text = 'name = "ends"\ntitle = "Ends"\nedition = "community"\nfeatures = ["http.h1"]\n'

@@ -76,7 +76,11 @@ class Report:
 
 
 def pairs_of(profile: Profile) -> tuple[list[str], list[str]]:
-    """The downstream and the upstream versions that a profile claims. Raises `UsageError` where there is no pair."""
+    """The downstream and the upstream versions that a profile claims. Raises `UsageError` where there is no pair, and
+    for an engine behind an adapter, which publishes only at its start."""
+    if profile.kind == "adapter":
+        allowed = "allowed is launch or agent: a soak publishes while it runs"
+        raise UsageError(f"{profile.file_or_name}: driver.kind: found 'adapter', {allowed}")
     downs = [down for down in DOWNSTREAM if _NEEDED[down] in profile.features]
     ups = [up for up in UPSTREAMS if _NEEDED[f"up {up}"] in profile.features]
     if not downs or not ups:
