@@ -282,6 +282,9 @@ class Settings:
     http_response_timeout_ms: int = _ms(30_000, "from the whole request to the upstream's final status line")
     http_half_close_ms: int = _ms(1_000, "without an octet for a client that has ended its direction, in a response")
     upstream_idle_ms: int = _ms(30_000, "pooled upstream HTTP connection")
+    alt_svc_ms: int = _ms(
+        3_600_000, "how long clients may remember that HTTP tunnels are there over HTTP/3; 0: they are not told", low=0
+    )
     quic_idle_ms: int = _ms(60_000, "QUIC connection without a packet, on both legs; the peer may ask for less")
     drain_ms: int = _ms(5_000, "live streams at shutdown", low=0)
     close_timeout_ms: int = _ms(5_000, "for the peer's end after ours, before the connection is dropped")

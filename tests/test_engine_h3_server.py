@@ -9,6 +9,7 @@ import pytest
 from aioquic.h3.connection import ErrorCode
 
 from reference_engine.http.endpoints import HttpEndpoints
+from reference_engine.http.rules import HttpRules
 from reference_engine.parts import Parts
 from tests.engine_h3_support import (
     DATA,
@@ -26,7 +27,7 @@ from tests.engine_h3_support import (
     section,
 )
 from tests.engine_http_support import OK as OK_OCTETS
-from tests.engine_http_support import Peer
+from tests.engine_http_support import Peer, pair, request
 from tests.engine_quic_support import alert_code, client_configuration, run, udp_client, until
 
 
@@ -526,5 +527,34 @@ def test_nothing_is_left_of_a_connection() -> None:
             client.close()
             await until(lambda: not site.engine.quic or not site.engine.quic._served)
             assert not connection._tasks
+
+    run(main())
+
+
+def test_alt_svc_is_the_edges_own() -> None:
+    fields = [(b"A", b"b"), (b"Alt-Svc", b'h3=":1"'), (b"alt-svc", b"clear")]
+    assert HttpRules().alternative(fields, b"1.1", None, 60) == [(b"A", b"b")]
+    assert HttpRules().alternative(fields, b"2.0", 443, 60) == [(b"A", b"b"), (b"Alt-Svc", b'h3=":443"; ma=60')]
+    assert HttpRules().alternative(fields, b"2.0", 443, 0) == [(b"A", b"b")]
+    assert HttpRules().alternative(fields, b"3.0", 443, 60) == [(b"A", b"b")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"), [({}, True), ({"alt_svc_ms": 0}, False), ({"edition": "community"}, False)]
+)
+def test_clients_over_tls_are_told_of_http3(settings: dict[str, Any], told: bool) -> None:
+    async def main() -> None:
+        async with h3_site(**settings) as site:
+            near, far = pair()
+            serving = asyncio.create_task(site.engine.http.serve(far, site.a))  # type: ignore[arg-type]
+            client = Peer(near)
+            await client.send(request())
+            upstream = await site.connector.upstream()
+            await upstream.head()
+            await upstream.send(OK_OCTETS.replace(b"\r\n\r\n", b"\r\nAlt-Svc: clear\r\n\r\n"))
+            _, fields, _ = await client.response()
+            assert fields.get("alt-svc") == (f'h3=":{site.udp.port}"; ma=3600' if told else None)
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
 
     run(main())

@@ -266,6 +266,7 @@ class Exchange:
         if self._rules.ends_early(complete=self._down.complete, closing=up.closing, expects=expects, deaf=self._deaf):
             self._down.close_after()
         fields = self._rules.response_fields(event, self._head.method)
+        fields = self._rules.alternative(fields, self._head.version, self._edge.http3_port, self._edge.alternative_time)
         self._down.put(ResponseHead(event.status, fields, event.reason, event.codings))
         return False, None
 

@@ -242,6 +242,15 @@ class ForwardRules:
             fields.append((b"Date", date()))
         return fields
 
+    def alternative(self, fields: Fields, version: bytes, port: int | None, seconds: int) -> Fields:
+        """Alt-Svc of the edge in the place of the upstream's, which names what the edge does not serve: HTTP/3 on its
+        UDP port, told to clients that came another way (HTTP-VER-014, RFC 7838 section 3). `port`: None where HTTP/3 is
+        not served."""
+        fields = without(fields, {b"alt-svc"})
+        if port is not None and seconds and version != b"3.0":
+            fields.append((b"Alt-Svc", b'h3=":%d"; ma=%d' % (port, seconds)))
+        return fields
+
     def informational(self, head: InformationalHead, version: bytes) -> InformationalHead | None:
         """The interim response as the client gets it; none in HTTP/1.0 (RFC9110-15.2-1, -15.2-3, RFC9112-6.1-4)."""
         if version == b"1.0":

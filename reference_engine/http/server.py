@@ -55,6 +55,19 @@ class HttpTunnels:
         return self.rules.response_time(self._engine.settings)
 
     @property
+    def http3_port(self) -> int | None:
+        """The port at which tunnels are reached over HTTP/3; None where they are not."""
+        engine = self._engine
+        if engine.settings.udp_listen is None or not engine.parts.editions.available("h3", engine.settings.edition):
+            return None
+        return engine.udp_address.port if engine.udp_address is not None else None
+
+    @property
+    def alternative_time(self) -> int:
+        """Seconds for which clients may remember that port."""
+        return self._engine.settings.alt_svc_ms // 1000
+
+    @property
     def relay(self) -> Relay:
         """The relay for what is no longer HTTP."""
         return self._engine.parts.relay
