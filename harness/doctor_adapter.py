@@ -264,15 +264,26 @@ class AdapterExam(Exam):
         return {key: answer for key, answer in found.items() if isinstance(answer, Endpoint)}
 
     async def check_endpoints(self) -> str:
-        """Somebody accepts TCP at every endpoint, and nobody refuses UDP there where that is its transport."""
+        """Somebody accepts TCP at every endpoint, and nobody refuses UDP there where that is its transport, or where
+        HTTP/3 is claimed."""
         for key, endpoint in self._live().items():
-            wrong = await reachable(endpoint, self.timeout)
-            if wrong is not None:
-                await self._call("status", {})
-                raise Wrong(
-                    f"nobody listens at the endpoint of {key}: {wrong}",
-                    "answer `publish` only when the engine listens, with the port that it really has",
-                )
+            places = [endpoint]
+            if self._tunnels[key].spec.family == "http" and "http.downstream-h3" in self._claimed:
+                over_udp = endpoint.over_udp()
+                if over_udp is None:
+                    raise Wrong(
+                        f"the endpoint of {key} has no udp_port, though hello claims http.downstream-h3",
+                        "say for every HTTP tunnel where its clients speak HTTP/3",
+                    )
+                places.append(over_udp)
+            for place in places:
+                wrong = await reachable(place, self.timeout)
+                if wrong is not None:
+                    await self._call("status", {})
+                    raise Wrong(
+                        f"nobody listens at the endpoint of {key}: {wrong}",
+                        "answer `publish` only when the engine listens, with the port that it really has",
+                    )
         return ", ".join(sorted({f"{endpoint.address}:{endpoint.port}" for endpoint in self._live().values()}))
 
     async def check_traffic(self) -> str:

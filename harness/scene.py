@@ -124,7 +124,8 @@ class Scene:
         """Where the tunnel `name` is reached over UDP: a QUIC tunnel, and an HTTP tunnel by HTTP/3."""
         found = self.endpoint(name).over_udp()
         if found is None:
-            raise SetupFailed(f"engine: told no UDP port of the tunnel {name!r}")
+            who = "adapter" if self.profile.kind == "adapter" else "engine"
+            raise SetupFailed(f"{who}: told no UDP port of the tunnel {name!r}")
         return found
 
     def spec(self, name: str = "main") -> TunnelSpec:

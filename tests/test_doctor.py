@@ -85,6 +85,7 @@ WAYS = [
     ("OverUdp", "publish", "over udp, and tls runs over tcp"),
     ("HostWithSpace", "publish", "endpoint.host: 'a b"),
     ("HalfSurrogate", "publish", "printed what is not JSON"),
+    ("TellsNoUdpPort", "endpoints", "http has no udp_port, though hello claims http.downstream-h3"),
     ("AddressOfNobody", "endpoints", "nobody listens at the endpoint of tls: nobody.invalid"),
     ("MoreKeys", "publish", "'colour' was unexpected"),
     ("LacksWhatItClaims", "publish", "(lacks tls.terminated), though hello claims"),

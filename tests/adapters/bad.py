@@ -121,6 +121,15 @@ class HalfSurrogate(Misplaced):
     change = ("host", "\ud800")
 
 
+class TellsNoUdpPort(Simple):
+    """An HTTP tunnel whose clients are said to speak HTTP/3, nobody knows where."""
+
+    features = (*Simple.features, "http.h1", "http.downstream-h3")
+
+    def lacks(self, properties: Mapping[str, Any]) -> str | None:
+        return None if properties == {"protocol": "http"} else super().lacks(properties)
+
+
 class AddressOfNobody(Misplaced):
     change = ("address", "nobody.invalid")
 
