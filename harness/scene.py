@@ -165,11 +165,19 @@ class Scene:
         self._closers.append(peer.close)
         return peer
 
-    async def udp(self, name: str = "main", *, endpoint: Endpoint | None = None, local: str | None = None) -> UdpLink:
+    async def udp(
+        self,
+        name: str = "main",
+        *,
+        endpoint: Endpoint | None = None,
+        local: str | None = None,
+        direct: bool = False,
+    ) -> UdpLink:
         """A UDP flow to the endpoint's address; through the faults of the run, where there are any. `local` is the
-        address that it comes from (`127.0.0.2`), which the engine then sees: no relay of the run is between."""
+        address that it comes from (`127.0.0.2`), which the engine then sees: no relay of the run is between. Neither is
+        one with `direct`, for what nobody would repeat, or whose order matters."""
         where = endpoint or self.udp_endpoint(name)
-        if self._faults and local is None and not isinstance(where, RelayedEndpoint):
+        if self._faults and not direct and local is None and not isinstance(where, RelayedEndpoint):
             self._relayed += 1
             plan = self._faults.seeded(f"{self.case.id}[{self.variant.label}]", self._relayed)
             where = await self.faults(name, plan=plan, endpoint=where)

@@ -37,8 +37,9 @@ def long_header(first: int, destination: bytes, source: bytes, payload: bytes, t
 
 
 async def a_stranger(scene: Scene, name: str = "main", *, local: str | None = None) -> PacketPeer:
-    """A UDP flow to the endpoint, without any QUIC behind it."""
-    link = await scene.udp(name, local=local)
+    """A UDP flow to the endpoint, without any QUIC behind it. Nothing repeats what is lost of it, and order between
+    such flows matters, so no relay of the run is between."""
+    link = await scene.udp(name, local=local, direct=True)
     return PacketPeer(link, scene.transcript.channel(DOWNSTREAM, "client", f"stranger-{link.local[1]}"))
 
 
