@@ -113,6 +113,7 @@ async def test_whom_a_request_is_for(scene: Scene) -> None:
     refused, or goes by :authority, never by Host (B-c on both tunnels)."""
     row, how = "RFC9114-4.3.1-6", scene.variant["named"]
     client = await connected(scene)
+    await works(scene, client)
     behind(scene, "other")
     nonce = scene.nonce().hex()
     fields = ask(client, nonce)

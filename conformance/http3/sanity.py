@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from conformance.http3._steps import asked, connected, down_case, told, up_case, works
+from typing import Any
+
+from conformance.http3._steps import asked, connected, down_case, told, up_case, upstream, works
 from harness.peer.http import Response
 from harness.scene import Scene
+from harness.wire.http3 import StreamType
+
+PLAIN: dict[str, Any] = {"answer_violations": False, "grease": False, "streams": (StreamType.CONTROL,)}
+"""A peer that says as little as it can, and minds nothing: what these cases check is the way of an exchange alone."""
 
 
 @down_case("h3-sanity", ["HTTP-VER-011"], sanity=True)
 async def test_a_client_of_http3_is_served(scene: Scene) -> None:
     """A GET over HTTP/3 reaches an HTTP/1.1 upstream, and its answer comes back."""
-    response = await works(scene, await connected(scene))
+    response = await works(scene, await connected(scene, **PLAIN))
     scene.expect("HTTP-VER-011", response.status == 200, expected="200", actual=response.describe())
 
 
 @up_case("h3up-sanity", ["HTTP-VER-004"], sanity=True)
 async def test_an_upstream_of_http3_is_reached(scene: Scene) -> None:
     """A GET reaches an upstream over HTTP/3, with ALPN h3, and its answer comes back."""
+    upstream(scene, **PLAIN)
     met = await asked(scene)
     await met.request.respond(200, body=met.nonce.encode())
     got = await met.got()
