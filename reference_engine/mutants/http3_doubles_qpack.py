@@ -99,17 +99,7 @@ class NoSectionAck(FlawedH3):
         return decoder and isinstance(each, Send) and each.data[:1] >= b"\x80"
 
 
-@mutant("http3-no-cancellation", ("RFC9204-2.2.2.2-1",), "does not say that a section stays unread")
-def _no_cancellation(parts: Parts, reached: Reached) -> None:
-    def broken(_: object, instruction: bytes) -> bytes:
-        if instruction:
-            reached()
-        return b""
-
-    swap(parts.http, "cancellation", broken)
-
-
-@h3_double("http3-no-cancellation-of-reset", ("RFC9204-2.2.2.2-1",), "does not cancel the sections of a reset stream")
+@h3_double("http3-no-cancellation", ("RFC9204-2.2.2.2-1",), "does not cancel the sections of a reset stream")
 class NoCancellationOfReset(FlawedH3):
     """Toward both sides."""
 
