@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 from collections.abc import Sequence
 
@@ -217,7 +218,8 @@ async def test_requests_above_and_below_a_goaway(scene: Scene) -> None:
     met = await asked(scene, "POST", body=b"content")
     await met.request.body()
     met.connection.goaway(met.request.id if above else met.request.id + 4)
-    await met.connection.ping()
+    with contextlib.suppress(PeerMismatch):  # An edge that needs the connection no more may close it at once.
+        await met.connection.ping()
     await met.connection.quic.close(E.H3_NO_ERROR)
     again, got = await _again_or_answered(scene, met)
     if again is not None:

@@ -7,6 +7,7 @@ each.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from aioquic.h3.connection import ErrorCode
@@ -212,6 +213,8 @@ class H3ClientConnection(Multiplexed, H3Link):
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._life: asyncio.Task[None] | None = None
+        self.started = False
+        """Whether our streams are open, and something may have been said on them."""
 
     async def open(self, seconds: float) -> None:
         """Both ends' settings are known behind this. Raises ProtocolFault."""
@@ -221,6 +224,7 @@ class H3ClientConnection(Multiplexed, H3Link):
                 if self.transport.alpn != HTTP3_ALPN:
                     raise ProtocolFault(fault_of("upstream-h3"))
                 await self.start()
+                self.started = True
                 self._life = asyncio.get_running_loop().create_task(self._live())
                 self.spawn(self._refuse_streams())
                 await self._settled.wait()
@@ -333,9 +337,14 @@ class H3ClientConnection(Multiplexed, H3Link):
 
 
 async def open_connection(
-    engine: Engine, tunnel: Tunnel, source: Address | None, make: MakeCodec
+    engine: Engine,
+    tunnel: Tunnel,
+    source: Address | None,
+    make: MakeCodec,
+    part: Callable[[Multiplexed], None],
 ) -> H3ClientConnection:
-    """A connection to the tunnel's upstream. Raises ProtocolFault."""
+    """A connection to the tunnel's upstream. One that came about and was closed at once, for an error of its peer,
+    is given to `part`: the upstream is still to hear of it. Raises ProtocolFault."""
     try:
         upstream = await UpstreamQuic.open(engine, tunnel, source, (HTTP3_ALPN,))
     except UpstreamUnavailable as problem:
@@ -347,6 +356,9 @@ async def open_connection(
     except BaseException as problem:
         if isinstance(problem, ProtocolFault):
             engine.log.info("tunnel %s: no HTTP/3 to the upstream: %s", tunnel.id, problem.fault.text)
+            if connection.started and connection.codec.closed:
+                part(connection)
+                raise
         connection.drop("not opened")
         raise
     return connection

@@ -126,9 +126,13 @@ class SharedPool:
             kept.remove(connection)
             if not kept:
                 del self._kept[key]
-            task = asyncio.get_running_loop().create_task(connection.close())
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self.part(connection)
+
+    def part(self, connection: Multiplexed) -> None:
+        """Close a connection that no request goes to any more, in its own time."""
+        task = asyncio.get_running_loop().create_task(connection.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     def drop_tunnel(self, tunnel: Tunnel) -> None:
         """The tunnel was closed: its exchanges are ended by themselves, its connections behind them."""

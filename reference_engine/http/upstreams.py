@@ -59,7 +59,7 @@ class Upstreams:
         """A connection for many exchanges, or for one where ALPN picked HTTP/1.1. Raises ProtocolFault."""
         engine = self._engine
         if engine.parts.http.upstream_version(tunnel.properties) == "h3":
-            return await open_connection(engine, tunnel, source, h3_codecs(engine, is_client=True))
+            return await open_connection(engine, tunnel, source, h3_codecs(engine, is_client=True), self.shared.part)
         stream = await self._connect(tunnel, source)
         client = source.host if source is not None else ""
         if engine.parts.http.upstream_version(tunnel.properties) == "alpn":
