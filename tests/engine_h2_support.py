@@ -12,12 +12,9 @@ from h2.events import (
     ConnectionTerminated,
     DataReceived,
     Event,
-    InformationalResponseReceived,
-    RequestReceived,
     ResponseReceived,
     StreamEnded,
     StreamReset,
-    TrailersReceived,
 )
 from hyperframe.frame import Frame
 
@@ -164,10 +161,3 @@ async def h2_upstream(edge: Edge, *, settings: dict[int, int] | None = None) -> 
     peer = H2Peer(raw.stream, client=False, settings=settings)
     await peer.start()
     return peer
-
-
-__all__ = [
-    "InformationalResponseReceived",
-    "RequestReceived",
-    "TrailersReceived",
-]

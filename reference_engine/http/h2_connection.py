@@ -22,7 +22,7 @@ from h2.config import H2Configuration
 from h2.connection import AllowedStreamIDs, ConnectionInputs, H2Connection, _decode_headers
 from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, DataReceived, Event, PriorityUpdated, StreamReset
-from h2.exceptions import DenialOfServiceError, ProtocolError, StreamClosedError
+from h2.exceptions import DenialOfServiceError, ProtocolError, StreamClosedError, StreamIDTooLowError
 from h2.frame_buffer import FrameBuffer
 from h2.settings import SettingCodes, Settings
 from h2.stream import H2Stream, StreamClosedBy, StreamState
@@ -52,7 +52,9 @@ PRIVATE: dict[str, tuple[str, ...]] = {
         *("_begin_new_stream", "_prepare_for_sending", "_data_to_send", "_inbound_flow_control_window_manager"),
         *("_receive_frame", "_receive_headers_frame", "_receive_data_frame", "_receive_rst_stream_frame"),
         *("_receive_settings_frame", "_receive_priority_frame", "_receive_goaway_frame", "_receive_naked_continuation"),
-        *("_stream_closed_by", "_stream_id_is_outbound", "incoming_buffer", "state_machine", "streams"),
+        *("_stream_closed_by", "_stream_id_is_outbound", "_frame_dispatch_table", "incoming_buffer"),
+        *("state_machine", "streams"),
+        *("_stream_is_closed_by_end", "_stream_is_closed_by_reset"),
         *("highest_inbound_stream_id", "highest_outbound_stream_id", "outbound_flow_control_window"),
         *("max_inbound_frame_size", "max_outbound_frame_size", "open_inbound_streams", "MAX_CLOSED_STREAMS"),
     ),
@@ -73,6 +75,13 @@ SHORT_COOKIE = 20
 """A cookie below this length could be guessed by what it compresses with (RFC 7541 section 7.1.3)."""
 KNOWN_SETTINGS = frozenset(SettingCodes)
 Frames = list[Frame]
+
+
+def reset_frame(stream_id: int, code: ErrorCodes) -> RstStreamFrame:
+    """RST_STREAM."""
+    frame = RstStreamFrame(stream_id)
+    frame.error_code = code
+    return frame
 
 
 class _FrameBuffer(FrameBuffer):
@@ -120,9 +129,9 @@ class _Stream(H2Stream):
         """Closed with RST_STREAM, whatever its state was."""
         self.state_machine.state = StreamState.CLOSED
         self.state_machine.stream_closed_by = StreamClosedBy.SEND_RST_STREAM
-        frame = RstStreamFrame(self.stream_id)
-        frame.error_code = code
-        return [frame], [StreamReset(stream_id=self.stream_id, error_code=code, remote_reset=False)]
+        return [reset_frame(self.stream_id, code)], [
+            StreamReset(stream_id=self.stream_id, error_code=code, remote_reset=False)
+        ]
 
 
 class H2Protocol(H2Connection):
@@ -217,6 +226,27 @@ class H2Protocol(H2Connection):
     def mid_block(self) -> bool:
         """Whether a header block has begun and not ended."""
         return self._frames.mid_block
+
+    def _receive_frame(self, frame: Frame) -> list[Event]:
+        """As h2's, which writes every frame out for its log first. A frame on a stream that a reset has closed is an
+        error of that stream, on one that ended an error of the connection (section 5.1)."""
+        frames: Frames
+        events: list[Event]
+        try:
+            frames, events = self._frame_dispatch_table[frame.__class__](frame)
+        except StreamClosedError as problem:
+            if not self._stream_is_closed_by_reset(problem.stream_id):
+                raise
+            frames = [reset_frame(problem.stream_id, ErrorCodes.STREAM_CLOSED)]
+            events = problem._events  # noqa: SLF001 - what h2 hands from its streams to its connection
+        except StreamIDTooLowError as problem:
+            if self._stream_is_closed_by_end(problem.stream_id):
+                raise StreamClosedError(problem.stream_id) from None
+            if not self._stream_is_closed_by_reset(problem.stream_id):
+                raise
+            frames, events = [reset_frame(problem.stream_id, ErrorCodes.STREAM_CLOSED)], []
+        self._prepare_for_sending(frames)
+        return events
 
     def _discard(self, frame: Frame) -> None:
         """A frame on a stream that we have reset: HPACK and the window of the connection go on (RFC9113-5.1-4,
