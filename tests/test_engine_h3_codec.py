@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -636,3 +637,55 @@ def test_the_end_of_a_message_joins_what_is_in_front_of_it() -> None:
     codec.h3.send_end(0, [])
     commands = codec.h3.commands
     assert [command.fin for command in commands if hasattr(command, "fin")] == [True]
+
+
+def test_an_asterisk_of_http_1_1_goes_without_authority() -> None:
+    head = RequestHead(b"OPTIONS", b"*", [], b"1.1", b"a.test")
+    lines = [(b":method", b"OPTIONS"), (b":path", b"*"), (b":authority", b"a.test")]
+    assert HttpRules().asterisk_lines(head, lines) == [*lines[:2], (b"host", b"a.test")]
+    assert HttpRules().asterisk_lines(replace(head, version=b"3.0"), lines) == lines
+    assert HttpRules().asterisk_lines(replace(head, target=b"/"), lines) == lines
+
+
+# -- whatever a peer says ----------------------------------------------------------------------------------------------
+
+PIECES = st.one_of(
+    st.binary(max_size=30),
+    st.builds(frame, st.sampled_from([0, 1, 3, 4, 5, 7, 0xD, 0x21, 0x41, 0x6]), st.binary(max_size=20)),
+    st.builds(
+        headers, st.lists(st.tuples(st.sampled_from([b":path", b"a", b"te"]), st.binary(max_size=5)), max_size=4)
+    ),
+    st.just(headers(GET)),
+    st.just(headers(OK)),
+)
+
+
+@given(
+    st.booleans(),
+    st.lists(
+        st.tuples(
+            st.sampled_from([0, 4, 8, 2, 6, 10, 14, 3, 7, 11, 15]), PIECES, st.sampled_from(["", "fin", "reset"])
+        ),
+        max_size=12,
+    ),
+)
+def test_no_octets_of_a_peer_raise_anything(as_client: bool, said: list[tuple[int, bytes, str]]) -> None:
+    codec = client() if as_client else server()
+    over: set[int] = set()
+    for stream, octets, end in said:
+        if stream in over or (stream & 2 and bool(stream & 1) != as_client):
+            continue
+        if end == "reset":
+            codec.h3.stream_reset(stream)
+        else:
+            codec.take(stream, octets, end == "fin")
+        if end:
+            over.add(stream)
+    codec.h3.forget(0)
+    codec.said += codec.h3.commands
+    assert codec.h3.closed == (codec.close is not None)
+    if codec.close is not None:
+        assert codec.code
+        assert codec.take(400, headers(GET), True) == []
+    elif not as_client:
+        assert isinstance(codec.take(400, headers(GET), True)[0], RequestHead)

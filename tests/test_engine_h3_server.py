@@ -132,6 +132,8 @@ def test_the_authority_decides() -> None:
             for authority, status in ((b"zz.t.edge.test", 404), (b"elsewhere.test", 421)):
                 fields = [*GET[:2], (b":authority", authority), GET[3]]
                 assert (await client.answer(client.request(fields))).status == status
+            insecure = [GET[0], (b":scheme", b"http"), *GET[2:]]
+            assert (await client.answer(client.request(insecure))).status == 421
             assert site.connector.opened == 1
 
     run(main())

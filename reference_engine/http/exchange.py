@@ -193,7 +193,7 @@ class Exchange:
             fields = self._rules.connect_fields(head, target)
         else:
             fields = self._rules.request_fields(head, self._origin)
-        request = RequestHead(head.method, target.upstream, fields, authority=self._origin.authority)
+        request = RequestHead(head.method, target.upstream, fields, head.version, self._origin.authority)
         if self._down.framing.kind == "none":
             await up.send(request, End())
             up.arm(self._edge.response_timeout)

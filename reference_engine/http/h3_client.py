@@ -20,7 +20,7 @@ from reference_engine.http.h3_link import H3Link, MakeCodec, RequestStream
 from reference_engine.http.leg import Multiplexed, Upstream
 from reference_engine.http.messages import LINE_OVERHEAD
 from reference_engine.http.rules import HttpRules
-from reference_engine.quic.rules import HTTP3_ALPN
+from reference_engine.quic.rules import CONNECTION_REFUSED, HTTP3_ALPN
 from reference_engine.quic.stream import QuicClosed, QuicStream
 from reference_engine.quic.upstream import UpstreamQuic
 from reference_engine.relay.stream import Address, ByteStream, StreamReset
@@ -88,7 +88,7 @@ class H3Upstream(RequestStream, Upstream):
             await self.eased()
 
     async def _open(self, head: RequestHead) -> None:
-        lines = self.rules.request_lines(head)
+        lines = self.rules.asterisk_lines(head, self.rules.request_lines(head))
         size = sum(len(name) + len(value) + LINE_OVERHEAD for name, value in lines)
         if not self.rules.section_fits(size, self.link.codec.largest_section):
             self._heard = True  # It has said so in its settings: another connection is no better.
@@ -213,8 +213,6 @@ class H3ClientConnection(Multiplexed, H3Link):
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._life: asyncio.Task[None] | None = None
-        self.started = False
-        """Whether our streams are open, and something may have been said on them."""
 
     async def open(self, seconds: float) -> None:
         """Both ends' settings are known behind this. Raises ProtocolFault."""
@@ -224,7 +222,6 @@ class H3ClientConnection(Multiplexed, H3Link):
                 if self.transport.alpn != HTTP3_ALPN:
                     raise ProtocolFault(fault_of("upstream-h3"))
                 await self.start()
-                self.started = True
                 self._life = asyncio.get_running_loop().create_task(self._live())
                 self.spawn(self._refuse_streams())
                 await self._settled.wait()
@@ -298,7 +295,7 @@ class H3ClientConnection(Multiplexed, H3Link):
         await self._upstream.close(LINGER)
 
     def drop(self, reason: str) -> None:
-        """The connection never came about."""
+        """Nobody waits for the connection any more."""
         for task in (*self._tasks, *([self._life] if self._life is not None else [])):
             task.cancel()
         if self._pings is not None:
@@ -343,8 +340,8 @@ async def open_connection(
     make: MakeCodec,
     part: Callable[[Multiplexed], None],
 ) -> H3ClientConnection:
-    """A connection to the tunnel's upstream. One that came about and was closed at once, for an error of its peer,
-    is given to `part`: the upstream is still to hear of it. Raises ProtocolFault."""
+    """A connection to the tunnel's upstream. One that did not come about is given to `part`: the upstream is still to
+    hear of it. Raises ProtocolFault."""
     try:
         upstream = await UpstreamQuic.open(engine, tunnel, source, (HTTP3_ALPN,))
     except UpstreamUnavailable as problem:
@@ -353,12 +350,13 @@ async def open_connection(
     connection = H3ClientConnection(upstream, engine.parts.http, make, tunnel, client)
     try:
         await connection.open(engine.settings.handshake_timeout_ms / 1000)
-    except BaseException as problem:
-        if isinstance(problem, ProtocolFault):
-            engine.log.info("tunnel %s: no HTTP/3 to the upstream: %s", tunnel.id, problem.fault.text)
-            if connection.started and connection.codec.closed:
-                part(connection)
-                raise
+    except ProtocolFault as problem:
+        engine.log.info("tunnel %s: no HTTP/3 to the upstream: %s", tunnel.id, problem.fault.text)
+        if connection.transport.end is None:
+            connection.transport.close(CONNECTION_REFUSED, "no HTTP/3", application=False)
+        part(connection)
+        raise
+    except BaseException:
         connection.drop("not opened")
         raise
     return connection

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from aioquic.h3.connection import ErrorCode, Setting
 
-from reference_engine.http.errors import Fault
-from reference_engine.http.events import RequestHead
+from reference_engine.http.events import Fields, RequestHead
 
 MOST_USELESS = 1_000
 """Frames without meaning that a connection may bring, however little else it does."""
@@ -40,6 +39,13 @@ class H3Rules:
         """
         del capacity, blocked
         return 0, 0
+
+    def asterisk_lines(self, head: RequestHead, lines: Fields) -> Fields:
+        """The lines of a request, in which Host stands for :authority where an HTTP/1.1 request for * is translated
+        (RFC9114-4.3.1-3)."""
+        if head.target != b"*" or head.version not in (b"1.0", b"1.1"):
+            return lines
+        return [*(line for line in lines if line[0] != b":authority"), (b"host", head.authority)]
 
     def section_fits(self, size: int, largest: int | None) -> bool:
         """Whether a peer that takes sections of `largest` octets gets one of `size` (RFC9114-4.2.2-2)."""
@@ -74,10 +80,6 @@ class H3Rules:
     def refuses_stream(self) -> int | None:
         """The error for a bidirectional stream that a server opens (RFC9114-6.1-2)."""
         return ErrorCode.H3_STREAM_CREATION_ERROR
-
-    def session_fault(self, head: RequestHead) -> Fault | None:
-        """What a request is refused with that asks for more than a response: sessions are not served here."""
-        return Fault(501, "CONNECT is not served over HTTP/3") if head.method == b"CONNECT" else None
 
     # -- limits ----------------------------------------------------------------------------------------------------
 

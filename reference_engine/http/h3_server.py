@@ -220,7 +220,7 @@ class H3Downstream(RequestStream, Downstream):
         self._closing = True
 
     def raw(self) -> ByteStream:
-        """See Downstream; nothing that needs it comes this far (`H3Rules.session_fault`)."""
+        """See Downstream; nothing that needs it comes this far (`DeliveryRules.switches`)."""
         raise StreamReset("a request stream is no byte stream")
 
     def finish(self) -> None:
@@ -299,7 +299,7 @@ class H3ServerConnection(H3Link):
     async def _serve(self, down: H3Downstream, fault: Fault | None) -> None:
         try:
             down.settle_framing()
-            fault = fault or down.fault or self.rules.session_fault(down.head)
+            fault = fault or down.fault
             if fault is not None:
                 await down.refuse(fault)
             else:
