@@ -17,18 +17,23 @@ from pathlib import Path
 import pytest
 
 import harness
-from harness.bench.benchmarks import BENCHMARKS, Result
+from harness.bench import suite
+from harness.bench.benchmarks import BENCHMARKS, SUITE, Result
 from harness.bench.blocks import BLOCK, LAST, MORE, Receiver, WrongBytes
 from harness.bench.client import read_h2load
 from harness.bench.run import Plan, choose
 from harness.bench.table import as_json, as_text
 from harness.cli.main import main
+from harness.collect import collect
 from harness.errors import UsageError
 from harness.ledger import Ledger
 from harness.profiles import load
 
 MARK = "EDGECASE_TEST_BENCH"
 DEADLINE = 240
+GOLDEN = Path(__file__).parent / "golden" / "run.json"
+SHARES = 6
+"""Parts of the list of benchmarks that are tried apart, so that several processes can share them."""
 COMMAND = [sys.executable, "-W", "error", "-c", "from harness.cli.main import entry; entry()", "bench"]
 
 CANNED = [
@@ -258,31 +263,51 @@ def bench(*arguments: str) -> Iterator[Bench]:
         one.process.communicate()
 
 
-def test_every_benchmark_measures_and_leaves_nothing_behind() -> None:
-    with bench("--json", "--samples", "1", "--seconds", "0.05", "--agents", "20") as one:
-        out, told = one.process.communicate(timeout=DEADLINE)
-        assert one.process.returncode == 0, told.decode()
-        assert one.left() == []
-    results = json.loads(out)["results"]
+def test_every_benchmark_is_chosen_that_can_be_had() -> None:
     due = choose(load("reference", frozenset(Ledger.load().features)), ())
     left_out = [one for one in BENCHMARKS if one not in due and one.features <= load("reference").features]
     assert [one.tool for one in left_out] == ([] if shutil.which("h2load") else ["h2load"])
-    assert [result["name"] for result in results] == [benchmark.name for benchmark in due]
-    for result, benchmark in zip(results, due, strict=True):
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+def test_every_benchmark_measures_and_leaves_nothing_behind(share: int) -> None:
+    due = choose(load("reference", frozenset(Ledger.load().features)), ())[share::SHARES]
+    only = [word for benchmark in due for word in ("--only", benchmark.name)]
+    options = ("--samples", "1", "--seconds", "0.05", "--agents", "20", "--suite", str(GOLDEN))
+    with bench("--json", *options, *only) as one:
+        out, told = one.process.communicate(timeout=DEADLINE)
+        assert one.process.returncode == 0, told.decode()
+        assert one.left() == []
+    results = {result["name"]: result for result in json.loads(out)["results"]}
+    assert list(results) == [benchmark.name for benchmark in due]
+    for benchmark in due:
+        result = results[benchmark.name]
         wanted = {"engine"} | ({"direct"} if benchmark.action else set()) | ({"bare"} if benchmark.bare else set())
         assert {column for column in ("engine", "direct", "bare") if result[column] is not None} == wanted
         assert all(result[column] > 0 for column in wanted)
         assert result["samples"] >= 1
-    assert results[-1]["samples"] > 50, "the cases of all areas"
     progress = told.decode().splitlines()
     assert all(line.startswith("[") for line in progress)
-    assert sum("round 1 of 1: engine " in line for line in progress) == len(due) - 1
+    assert sum("round 1 of 1: engine " in line for line in progress) == len(due) - (SUITE in results)
 
 
-def test_the_case_median_of_a_run_that_was_made_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    golden = Path(__file__).parent / "golden" / "run.json"
-    assert main(["bench", "--only", "case-median", "--suite", str(golden)]) == 0
+def test_the_case_median_of_a_run_that_was_made_before(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--only", SUITE, "--suite", str(GOLDEN)]) == 0
     assert "\ncase-median" in capsys.readouterr().out
+
+
+def test_the_case_median_of_a_run_of_its_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suite, "chosen_cases", lambda: ["tls-sanity", "http-sanity"])
+    assert main(["bench", "--json", "--only", SUITE]) == 0
+    (result,) = json.loads(capsys.readouterr().out)["results"]
+    assert (result["name"], result["samples"]) == (SUITE, 2)
+
+
+def test_the_cases_of_the_case_median_are_of_all_areas() -> None:
+    areas = {case.id: case.area for case in collect()}
+    assert {areas[key.partition("[")[0]] for key in suite.chosen_cases()} == set(areas.values())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
