@@ -179,7 +179,9 @@ class _Http2Anyway(TlsEndpoint):
         return b""
 
 
-@mutant("alpn-http2-anyway", ("RFC7301-3.2-3",), "speaks HTTP/2 to a client that begins with its preface")
+@mutant(
+    "alpn-http2-anyway", ("RFC7301-3.2-3", "RFC9113-3.3-1"), "speaks HTTP/2 to a client that begins with its preface"
+)
 def _(parts: Parts, reached: Reached) -> None:
     def broken(original: Callable[[ServerTls], TlsEndpoint], tls: ServerTls) -> TlsEndpoint:
         return _Http2Anyway(original(tls), reached)

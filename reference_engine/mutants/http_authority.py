@@ -237,7 +237,11 @@ def _(parts: Parts, reached: Reached) -> None:
     use_host(parts, cut)
 
 
-@mutant("authority-asterisk-is-root", ("RFC9112-3.2.4-1", "HTTP-HDR-018"), "sends `OPTIONS *` on as `OPTIONS /`")
+@mutant(
+    "authority-asterisk-is-root",
+    ("RFC9112-3.2.4-1", "HTTP-HDR-018", "RFC9113-8.3.1-8"),
+    "sends `OPTIONS *` on as `OPTIONS /`",
+)
 def _(parts: Parts, reached: Reached) -> None:
     def target(original: Targets, method: bytes, said: bytes) -> Target | Fault:
         found = original(method, said)
@@ -254,7 +258,7 @@ def _(parts: Parts, reached: Reached) -> None:
 
 @mutant(
     "authority-tunnel-of-the-connection",
-    ("RFC9110-7.4-1", "EDGE-024"),
+    ("RFC9110-7.4-1", "EDGE-024", "EDGE-021"),
     "sends every request to the tunnel that the connection was made for, whatever the request names",
 )
 def _(parts: Parts, reached: Reached) -> None:

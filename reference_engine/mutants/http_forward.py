@@ -97,7 +97,11 @@ for _field in (b"keep-alive", b"proxy-connection", b"te", b"upgrade"):
     _hop_field_goes_on(_field)
 
 
-@mutant("http-hop-h2c", ("RFC9110-7.6.1-5", "RFC9110-7.6.1-1"), "relays an upgrade to h2c with its settings")
+@mutant(
+    "http-hop-h2c",
+    ("RFC9110-7.6.1-5", "RFC9110-7.6.1-1", "RFC9113-3.1-1"),
+    "relays an upgrade to h2c with its settings",
+)
 def _h2c(parts: Parts, reached: Reached) -> None:
     def broken(original: Callable[[RequestHead, Origin], Fields], head: RequestHead, origin: Origin) -> Fields:
         if b"h2c" not in members(head.fields, b"upgrade"):

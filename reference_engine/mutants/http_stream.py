@@ -164,7 +164,9 @@ def _no_pressure_on_client(parts: Parts, reached: Reached) -> None:
 # Who leaves: HTTP-STREAM-005, -008
 
 
-@mutant("http-stream-client-gone", ("HTTP-STREAM-005",), "goes on with a response whose client has left")
+@mutant(
+    "http-stream-client-gone", ("HTTP-STREAM-005", "RFC9114-4.1.1-1"), "goes on with a response whose client has left"
+)
 def _client_gone(parts: Parts, reached: Reached) -> None:
     class Loyal(Exchange):
         """Does not hear of the client's end, and drops what cannot be written."""

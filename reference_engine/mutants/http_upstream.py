@@ -404,7 +404,7 @@ def _unasked_101(parts: Parts, reached: Reached) -> None:
 
 @mutant(
     "http-up-post-repeated",
-    ("RFC9110-9.2.2-1", "HTTP-ERR-008"),
+    ("RFC9110-9.2.2-1", "HTTP-ERR-008", "RFC9114-4.1.1-5"),
     "keeps the content of a POST, and sends it again when the connection broke",
 )
 def _post_repeated(parts: Parts, reached: Reached) -> None:
