@@ -210,3 +210,13 @@ def use(parts: Parts, server: type[H1ServerCodec] | None = None, client: type[H1
         parts.http_endpoints.server_codec = server  # type: ignore[method-assign]
     if client is not None:
         parts.http_endpoints.client_codec = client  # type: ignore[method-assign]
+
+
+class SwitchReader(H1ClientCodec):
+    """A double of h11 that reads a 101 whatever was asked for."""
+
+    def next_event(self) -> Event | None:
+        """The 101 without its fields; everything else as it is."""
+        if not self.answered and self._gate.starts_with(b"HTTP/1.1 101") and self._gate.head():
+            return InformationalHead(101, [], b"Switching Protocols")
+        return super().next_event()

@@ -8,24 +8,23 @@ from typing import Any
 from reference_engine.http.errors import Fault, fault_of
 from reference_engine.http.events import (
     Data,
-    Event,
     Fields,
     InformationalHead,
     RequestHead,
     Reset,
-    members,
     values,
     without,
 )
 from reference_engine.http.exchange import Exchange
 from reference_engine.http.forward import HOP_BY_HOP, Origin, Target
 from reference_engine.http.leg import Upstream
-from reference_engine.mutants._http import use_exchange
+from reference_engine.mutants._http import use_client_codec, use_exchange
+from reference_engine.mutants._loose_h1 import SwitchReader
 from reference_engine.mutants.registry import Reached, mutant, swap
 from reference_engine.parts import Parts
 from reference_engine.tunnel.model import TunnelProperties
 
-# Versions: HTTP-VER
+# Which version is spoken
 
 
 @mutant(
@@ -248,6 +247,7 @@ def _switch_relayed(parts: Parts, reached: Reached) -> None:
             return True, Reset("upstream-switch")
 
     use_exchange(parts, Relaying)
+    use_client_codec(parts, SwitchReader)
 
 
 # Connections that serve several tunnels

@@ -1,18 +1,23 @@
-"""Exchanges in motion between versions, broken: streams that hold each other back, ends that are untold or told wrongly."""
+"""Exchanges in motion between versions, broken: streams that hold each other back, ends that are told wrong."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+from aioquic.h3.connection import ErrorCode
 from h2 import events as h2events
 from h2.errors import ErrorCodes
 
-from reference_engine.http.events import Reset
+from reference_engine.http.errors import ProtocolFault
+from reference_engine.http.events import End, Reset
 from reference_engine.http.exchange import Exchange
 from reference_engine.http.forward import Target
 from reference_engine.http.h2_client import H2ClientConnection
 from reference_engine.http.h2_link import H2Half
 from reference_engine.http.h2_server import H2ServerConnection
+from reference_engine.http.h3_client import H3Upstream
+from reference_engine.http.h3_server import H3ServerConnection
 from reference_engine.http.leg import Upstream
 from reference_engine.mutants._http import use_exchange
 from reference_engine.mutants.registry import Reached, mutant, swap
@@ -173,3 +178,76 @@ def _drain_cuts(parts: Parts, reached: Reached) -> None:
             self.abort("the engine stops")
 
     use_h2_server(parts, Cutting)
+
+
+@mutant("pair-drain-cuts-h3", ("RFC9114-5.2-3",), "ends connections of HTTP/3 at once when the engine stops")
+def _drain_cuts_h3(parts: Parts, reached: Reached) -> None:
+    class Cutting(H3ServerConnection):
+        """Waits for nobody."""
+
+        def drain(self) -> None:
+            if self.streams:
+                reached()
+            self.end_with(ErrorCode.H3_NO_ERROR, "the engine stops")
+
+    def made(_: Any, *given: Any) -> H3ServerConnection:
+        return Cutting(*given)
+
+    swap(parts.http_endpoints, "h3_connection", made)
+
+
+# h3 upstreams: RFC9114-4.1-9, HTTP-ERR-012
+
+
+@mutant(
+    "pair-early-response-lost-h3",
+    ("RFC9114-4.1-9",),
+    "drops a whole response of an h3 upstream that says that it reads no more",
+)
+def _early_response_lost_h3(parts: Parts, reached: Reached) -> None:
+    class Rash(Exchange):
+        """Waits a little for the worst, and takes STOP_SENDING for it."""
+
+        async def _relay_response(self, up: Upstream, target: Target) -> Reset | None:
+            put = self._down.put
+
+            def held(event: Any) -> None:
+                if not isinstance(event, End) or self._pump is None or self._pump.done():
+                    put(event)
+
+            if isinstance(up, H3Upstream):
+                self._down.put = held  # type: ignore[method-assign]
+            try:
+                return await super()._relay_response(up, target)
+            finally:
+                self._down.put = put  # type: ignore[method-assign]
+
+        async def _finish(self, up: Upstream) -> None:
+            if isinstance(up, H3Upstream) and self._pump is not None and not self._pump.done():
+                for _ in range(20):
+                    if up.closing:
+                        reached()
+                        await self._down.truncate("the upstream reads no more")
+                        return
+                    await asyncio.sleep(0.02)
+            await super()._finish(up)
+
+    use_exchange(parts, Rash)
+
+
+@mutant("pair-h3-failure-hangs", ("HTTP-ERR-012",), "waits for ever for an h3 upstream that cannot be reached")
+def _h3_failure_hangs(parts: Parts, reached: Reached) -> None:
+    class Hopeful(Exchange):
+        """Does not give up."""
+
+        async def _open(self, target: Target, *, reuse: bool) -> Upstream:
+            try:
+                return await super()._open(target, reuse=reuse)
+            except ProtocolFault:
+                if self._tunnel.properties.http_version != "h3":
+                    raise
+                reached()
+                await asyncio.Event().wait()
+                raise
+
+    use_exchange(parts, Hopeful)

@@ -27,6 +27,7 @@ from reference_engine.http.leg import Upstream
 from reference_engine.http.syntax import Framing
 from reference_engine.http.upgrade import relay
 from reference_engine.mutants._http import use_client_codec, use_exchange, use_server_codec
+from reference_engine.mutants._loose_h1 import SwitchReader
 from reference_engine.mutants.registry import Reached, mutant, swap
 from reference_engine.parts import Parts
 from reference_engine.tunnel.model import TunnelProperties
@@ -387,16 +388,8 @@ def _unasked_101(parts: Parts, reached: Reached) -> None:
             await relay(self._edge.relay, self._down.raw(), up.raw(), client_half_open=True, upstream_half_open=True)
             return True, None
 
-    class Reading(H1ClientCodec):
-        """A double of h11 that reads a 101 whatever was asked for."""
-
-        def next_event(self) -> Event | None:
-            if not self.answered and self._gate.starts_with(b"HTTP/1.1 101") and self._gate.head():
-                return InformationalHead(101, [], b"Switching Protocols")
-            return super().next_event()
-
     use_exchange(parts, Switching)
-    use_client_codec(parts, Reading)
+    use_client_codec(parts, SwitchReader)
 
 
 # Repeats: RFC 9110 section 9.2.2
