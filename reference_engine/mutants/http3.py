@@ -11,12 +11,14 @@ from reference_engine.http.errors import Fault
 from reference_engine.http.events import Fields, RequestHead
 from reference_engine.http.h3_server import H3Downstream, H3ServerConnection
 from reference_engine.mutants._http3 import FlawedH3, flawed_codec, h3_double
+from reference_engine.mutants._quic import FlawedEndpoints
+from reference_engine.mutants.quic_doubles_paths import Replayable
 from reference_engine.mutants.registry import Reached, mutant, swap
 from reference_engine.parts import Parts
 from reference_engine.quic.rules import HTTP3_ALPN, Offer
 
 Lines = Sequence[tuple[bytes, bytes]]
-MALFORMED = ("RFC9114-4.1.2-1", "RFC9114-4.1.2-2", "HTTP-HDR-008")
+MALFORMED = ("RFC9114-4.1.2-1", "RFC9114-4.1.2-4", "RFC9114-4.1.2-2", "HTTP-HDR-008")
 """What every malformed message breaks, beside its own rule."""
 
 
@@ -331,3 +333,28 @@ def _in_quic_tunnel(parts: Parts, reached: Reached) -> None:
         return original(hello, configured, *more, **named)
 
     swap(parts.quic, "offer", broken)
+
+
+# 0-RTT
+
+
+@mutant("http3-early-replayed", ("RFC9114-10.9-1",), "serves 0-RTT as soon as it comes, each time that it comes")
+def _early_replayed(parts: Parts, reached: Reached) -> None:
+    parts.quic_endpoints = FlawedEndpoints(reached, server=Replayable)
+    swap(parts.quic, "early_data", lambda original: True)
+
+
+@mutant("http3-early-forgets", ("RFC9114-7.2.4.2-3",), "announces less to a client that it knows from before")
+def _early_forgets(parts: Parts, reached: Reached) -> None:
+    parts.quic_endpoints = FlawedEndpoints(reached, server=Replayable)
+    swap(parts.quic, "early_data", lambda original: True)
+    known: list[int] = []
+
+    def broken(original: Callable[..., dict[int, int]], capacity: int, blocked: int, section: int) -> dict[int, int]:
+        known.append(capacity)
+        if len(known) == 1:
+            return original(capacity, blocked, section)
+        reached()
+        return original(capacity, blocked, section // 2)
+
+    swap(parts.http, "h3_settings", broken)

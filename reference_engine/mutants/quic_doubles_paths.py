@@ -110,7 +110,7 @@ class _ReadThoughRejected(_Ticketing):
         self.tls.owner = self
 
 
-class _Replayable(_Ticketing):
+class Replayable(_Ticketing):
     """Hands on early data as soon as it comes, each time that it comes."""
 
     tickets: ClassVar[dict[bytes, tls.SessionTicket]] = {}
@@ -130,7 +130,7 @@ class _Replayable(_Ticketing):
 
 @mutant("quic-early-replayed", ("RFC9001-9.2-1",), "accepts early data without looking for a replay, and hands it on")
 def _(parts: Parts, reached: Reached) -> None:
-    parts.quic_endpoints = FlawedEndpoints(reached, server=_Replayable)
+    parts.quic_endpoints = FlawedEndpoints(reached, server=Replayable)
     swap(parts.quic, "early_data", lambda original: True)
     swap(parts.quic, "waits_for_client", lambda original: False)
 
