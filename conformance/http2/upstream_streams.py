@@ -177,7 +177,8 @@ _SILENT = {
 async def test_nothing_comes_behind_the_reset_of_an_upstream(scene: Scene) -> None:
     """An upstream resets a request whose content is still coming: behind what was on its way the edge says no more on
     that stream (RFC 9113 sections 5.1 and 6.4)."""
-    upstream, client = scene.http_upstream(version="h2c"), await scene.http_client()
+    upstream = scene.http_upstream(version="h2c", settings={Setting.INITIAL_WINDOW_SIZE: 8 * MEBIBYTE})
+    client = await scene.http_client()
     nonce = scene.nonce().hex()
     exchange = await client.begin("POST", f"/{nonce}", nonce=nonce, end=False)
     request = await upstream.request(nonce)
@@ -312,7 +313,16 @@ async def test_no_new_streams_behind_goaway(scene: Scene) -> None:
         scene.expect(row, fine, expected="the response in flight", actual=waiting.describe())
 
 
-@case("h2c-goaway-02", checks=["RFC9113-6.8-2", "RFC9113-6.8-5"], publish=H2C, features=H2)
+CONTENT: Mapping[str, bytes | None] = {"none": None, "some": b"content"}
+
+
+@case(
+    "h2c-goaway-02",
+    checks=["RFC9113-6.8-2", "RFC9113-6.8-5"],
+    publish=H2C,
+    features=H2,
+    over={"content": tuple(CONTENT)},
+)
 async def test_what_goaway_leaves_unprocessed(scene: Scene) -> None:
     """Two POSTs wait on streams 1 and 3 when the upstream says GOAWAY(1) and closes: the second may be tried once more,
     or fails; the first is never tried again.
@@ -324,7 +334,8 @@ async def test_what_goaway_leaves_unprocessed(scene: Scene) -> None:
     nonces = [scene.nonce().hex() for _ in range(2)]
     exchanges, requests = [], []
     for nonce in nonces:
-        exchanges.append(await client.begin("POST", f"/{nonce}", nonce=nonce, body=b"content"))
+        body = CONTENT[scene.variant["content"]]
+        exchanges.append(await client.begin("POST", f"/{nonce}", nonce=nonce, body=body))
         requests.append(await upstream.request(nonce))
         await requests[-1].body()
     first, second = requests
@@ -362,7 +373,12 @@ def _told(end: Response | ExchangeEnd) -> str:
     return end.describe() if isinstance(end, Response) else str(end)
 
 
-@case("h2c-reset-01", checks=["HTTP-ERR-008"], publish=H2C, over={"code": ("REFUSED_STREAM", "CANCEL")})
+@case(
+    "h2c-reset-01",
+    checks=["HTTP-ERR-008"],
+    publish=H2C,
+    over={"code": ("REFUSED_STREAM", "CANCEL"), "content": tuple(CONTENT)},
+)
 async def test_a_post_is_not_tried_again(scene: Scene) -> None:
     """A POST that the upstream resets is tried again only where the code says that it was not processed.
 
@@ -371,7 +387,7 @@ async def test_a_post_is_not_tried_again(scene: Scene) -> None:
     row, upstream = "HTTP-ERR-008", scene.http_upstream(version="h2c")
     client = await scene.http_client()
     nonce = scene.nonce().hex()
-    exchange = await client.begin("POST", f"/{nonce}", nonce=nonce, body=b"content")
+    exchange = await client.begin("POST", f"/{nonce}", nonce=nonce, body=CONTENT[scene.variant["content"]])
     request = await upstream.request(nonce)
     await request.body()
     code = ErrorCode[scene.variant["code"]]
