@@ -14,6 +14,7 @@ from h2.events import (
     ResponseReceived,
     StreamEnded,
     StreamReset,
+    TrailersReceived,
 )
 
 from tests.engine_h2_support import HOST, Lines, get, h2_client, h2_upstream
@@ -364,7 +365,7 @@ class TestRouting:
             await client.send(request(b"OPTIONS * HTTP/1.1"))
             upstream = await h2_upstream(edge)
             lines = dict((await upstream.event(RequestReceived)).headers)
-            assert (lines[b":path"], lines[b":authority"]) == (b"*", HOST)
+            assert (lines[b":path"], lines[b"host"]) == (b"*", HOST)
 
         on_edge(script)
 
@@ -378,6 +379,21 @@ class TestRouting:
             await upstream.event(RequestReceived)
             await upstream.headers(1, [(b":status", b"%d" % status), (b"content-length", b"10")])
             assert (await client.response(1))[2] == b""
+
+        on_edge(script)
+
+    @pytest.mark.parametrize(("method", "status"), [(b"HEAD", 200), (b"GET", 204)])
+    def test_no_trailers_where_there_is_no_content(self, method: bytes, status: int) -> None:
+        async def script(edge: Edge) -> None:
+            h2c(edge)
+            client = await h2_client(edge)
+            await client.headers(1, get(method=method))
+            upstream = await h2_upstream(edge)
+            await upstream.event(RequestReceived)
+            await upstream.headers(1, [(b":status", b"%d" % status)], end=False)
+            await upstream.headers(1, [(b"x-sum", b"1")])
+            assert (await client.response(1))[0] == status
+            assert not [event for event in client.events if isinstance(event, TrailersReceived)]
 
         on_edge(script)
 
@@ -413,6 +429,41 @@ class TestRouting:
 
 
 class TestPool:
+    def test_a_client_that_leaves_while_a_connection_is_opened_breaks_no_other(self) -> None:
+        async def script(edge: Edge) -> None:
+            h2c(edge)
+            edge.connector.hold = asyncio.Event()
+            first, second = await h2_client(edge), await h2_client(edge)
+            await first.headers(1, get())
+            await settle()
+            await second.headers(1, get(b"/second"))
+            await settle()
+            first.h2.reset_stream(1, ErrorCodes.CANCEL)
+            await first.flush()
+            await settle()
+            edge.connector.hold.set()
+            upstream = await h2_upstream(edge)
+            event = await upstream.event(RequestReceived)
+            assert dict(event.headers)[b":path"] == b"/second"
+            await upstream.headers(event.stream_id, [(b":status", b"204")])
+            assert (await second.response(1))[0] == 204
+
+        on_edge(script)
+
+    def test_closing_waits_for_no_exchange(self) -> None:
+        async def script(edge: Edge) -> None:
+            h2c(edge)
+            client = await h2_client(edge)
+            await client.headers(1, get())
+            upstream = await h2_upstream(edge)
+            await upstream.event(RequestReceived)
+            await edge.front.close()
+            await upstream.headers(1, [(b":status", b"204")])
+            assert (await client.response(1))[0] == 204
+            await upstream.gone()
+
+        on_edge(script)
+
     def test_a_burst_before_the_settings_shares_one_connection(self) -> None:
         async def script(edge: Edge) -> None:
             h2c(edge)

@@ -53,6 +53,9 @@ class H2Downstream(Downstream, H2Half[Data | End | Reset]):
         self._out: list[InformationalHead | ResponseHead | Data | End] = []
         self._watcher: Watcher | None = None
         self._bare = False
+        """Whether the response has no content, whatever comes."""
+        self._last = False
+        """Whether the last frame said that it is."""
         self._answered = False
         """Whether the response went out as a whole."""
         self.task: asyncio.Task[None] | None = None
@@ -118,26 +121,28 @@ class H2Downstream(Downstream, H2Half[Data | End | Reset]):
         count = len(out)
         for index, event in enumerate(out):
             follows = out[index + 1] if index + 1 < count else None
-            ends = isinstance(follows, End) and not follows.trailers
-            if isinstance(event, Data):
-                if not self._bare:
-                    await self.write_content(event.data, end=ends)
-            elif isinstance(event, End):
-                await self._end(event, out[index - 1] if index else None)
+            if isinstance(event, End):
+                if not self._last:
+                    await self._end(event)
                 self._answered = True
+            elif isinstance(event, Data):
+                if not self._bare:
+                    self._last = isinstance(follows, End) and not follows.trailers
+                    await self.write_content(event.data, end=self._last)
             else:
-                self._bare = isinstance(event, ResponseHead) and self._has_no_content(event)
-                lines = self._server.rules.response_lines(event)
-                await self.write_fields(lines, end=ends and isinstance(event, ResponseHead))
+                final = isinstance(event, ResponseHead)
+                self._bare = final and self._has_no_content(event)
+                self._last = final and isinstance(follows, End) and (self._bare or not follows.trailers)
+                await self.write_fields(self._server.rules.response_lines(event), end=self._last)
 
-    def _has_no_content(self, head: ResponseHead) -> bool:
+    def _has_no_content(self, head: InformationalHead | ResponseHead) -> bool:
         return self._server.rules.response_framing(self.head.method, head.status, []).kind == "none"
 
-    async def _end(self, event: End, before: object) -> None:
+    async def _end(self, event: End) -> None:
         """The end of the response, where the frame in front of it could not say so."""
-        if event.trailers:
+        if event.trailers and not self._bare:
             await self.write_fields(self._server.rules.multiplexed_fields(event.trailers), end=True)
-        elif before is None or (isinstance(before, Data) and self._bare):
+        else:
             await self.write_content(b"", end=True)
 
     async def refuse(self, fault: Fault, *, close: bool = False) -> None:

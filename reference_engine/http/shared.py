@@ -36,6 +36,7 @@ class SharedPool:
         """For those who wait for a connection to be settled."""
         self._timers: dict[Multiplexed, asyncio.TimerHandle] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._leaving: set[asyncio.Task[None]] = set()
 
     async def acquire(self, tunnel: Tunnel, source: Address | None, *, again: bool = False) -> Upstream:
         """A place for one request. `again`: on a connection of its own, because a shared one did not take it."""
@@ -71,10 +72,22 @@ class SharedPool:
             self._opening[key] = task
         try:
             found = await task
+        except asyncio.CancelledError:
+            # It may have come about in the very moment in which nobody wants it any more.
+            if task.done() and not task.cancelled() and task.exception() is None:
+                self._unwanted(key, task.result())
+            raise
         finally:
             if self._opening.get(key) is task:
                 del self._opening[key]
         return found if isinstance(found, Upstream) else self._begin(self._keep(key, found))
+
+    def _unwanted(self, key: Key, found: Multiplexed | Upstream) -> None:
+        """A connection that came too late is there for the next request."""
+        if isinstance(found, Upstream):
+            found.release()
+        else:
+            self._look(key, self._keep(key, found))
 
     def _keep(self, key: Key, connection: Multiplexed) -> Multiplexed:
         self._kept.setdefault(key, []).append(connection)
@@ -131,8 +144,10 @@ class SharedPool:
     def part(self, connection: Multiplexed) -> None:
         """Close a connection that no request goes to any more, in its own time."""
         task = asyncio.get_running_loop().create_task(connection.close())
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        # Nobody waits for those that still carry something: they end with it.
+        tasks = self._leaving if connection.active else self._closing
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     def drop_tunnel(self, tunnel: Tunnel) -> None:
         """The tunnel was closed: its exchanges are ended by themselves, its connections behind them."""
@@ -146,7 +161,7 @@ class SharedPool:
         return sum(map(len, self._kept.values()))
 
     async def close(self) -> None:
-        """Close every connection and wait for those that are closing."""
+        """Close every connection, and wait for those that carry nothing."""
         for key in list(self._kept):
             for connection in list(self._kept.get(key, ())):
                 self._forget(key, connection)

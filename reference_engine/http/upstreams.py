@@ -36,7 +36,6 @@ class Upstreams:
             idle=settings.upstream_idle_ms / 1000,
             most=settings.upstream_max_idle,
         )
-
         self._picked: dict[str, str] = {}
         """What ALPN picked last, by tunnel."""
         self.shared = SharedPool(self._open, idle=settings.upstream_idle_ms / 1000)
