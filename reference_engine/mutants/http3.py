@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
+from aioquic import tls
+from aioquic.buffer import Buffer  # type: ignore[attr-defined]
 from aioquic.h3.connection import ErrorCode
 
 from reference_engine.http.errors import Fault
@@ -15,6 +18,7 @@ from reference_engine.mutants._quic import FlawedEndpoints
 from reference_engine.mutants.quic_doubles_paths import Replayable
 from reference_engine.mutants.registry import Reached, mutant, swap
 from reference_engine.parts import Parts
+from reference_engine.quic.connection import Choice, HelloContext
 from reference_engine.quic.rules import HTTP3_ALPN, Offer
 
 Lines = Sequence[tuple[bytes, bytes]]
@@ -338,23 +342,38 @@ def _in_quic_tunnel(parts: Parts, reached: Reached) -> None:
 # 0-RTT
 
 
+class _EarlyContext(HelloContext):
+    """A server's TLS that takes 0-RTT."""
+
+    def go_on(self, choice: Choice, output_buf: dict[tls.Epoch, Buffer]) -> None:
+        """As the engine's."""
+        super().go_on(dataclasses.replace(choice, early_data=True), output_buf)
+
+
+class _Early(Replayable):
+    """Takes 0-RTT of clients of HTTP tunnels, too."""
+
+    tls: Any
+    tickets: ClassVar[dict[bytes, tls.SessionTicket]] = {}
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        self.tls.__class__ = _EarlyContext
+
+
 @mutant("http3-early-replayed", ("RFC9114-10.9-1",), "serves 0-RTT as soon as it comes, each time that it comes")
 def _early_replayed(parts: Parts, reached: Reached) -> None:
-    parts.quic_endpoints = FlawedEndpoints(reached, server=Replayable)
-    swap(parts.quic, "early_data", lambda original: True)
+    parts.quic_endpoints = FlawedEndpoints(reached, server=_Early)
 
 
-@mutant("http3-early-forgets", ("RFC9114-7.2.4.2-3",), "announces less to a client that it knows from before")
+@mutant("http3-early-forgets", ("RFC9114-7.2.4.2-3",), "announces less each time")
 def _early_forgets(parts: Parts, reached: Reached) -> None:
-    parts.quic_endpoints = FlawedEndpoints(reached, server=Replayable)
-    swap(parts.quic, "early_data", lambda original: True)
+    parts.quic_endpoints = FlawedEndpoints(reached, server=_Early)
     known: list[int] = []
 
     def broken(original: Callable[..., dict[int, int]], capacity: int, blocked: int, section: int) -> dict[int, int]:
         known.append(capacity)
-        if len(known) == 1:
-            return original(capacity, blocked, section)
         reached()
-        return original(capacity, blocked, section // 2)
+        return original(capacity, blocked, section - len(known))
 
     swap(parts.http, "h3_settings", broken)
