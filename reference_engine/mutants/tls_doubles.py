@@ -411,7 +411,9 @@ class _KnownVersions(Connection):
             yield from self._sendError(AlertDescription.protocol_version, "an unknown version")
 
 
-@double("tls-old-versions", ("TLS-018", "RFC5246-E.1-1"), "speaks TLS 1.0 and 1.1 as well", lowest=(3, 1))
+@double(
+    "tls-old-versions", ("TLS-018", "RFC5246-E.1-1", "RFC9113-9.2-1"), "speaks TLS 1.0 and 1.1 as well", lowest=(3, 1)
+)
 class _OldVersions(Connection):
     def on_hello(self, hello: Any) -> None:
         if hello.client_version < (3, 3):

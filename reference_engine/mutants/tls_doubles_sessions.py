@@ -122,7 +122,7 @@ class _ConstantAge(Connection):
 
 @double(
     "tls-asks-for-certificates",
-    ("RFC8446-4.2.6-1",),
+    ("RFC8446-4.2.6-1", "RFC9113-9.2.3-1"),
     "asks clients that speak TLS 1.3 alone for a certificate behind the handshake",
 )
 class _Asks(Connection):
@@ -207,7 +207,7 @@ class _Named(Connection):
 
 @double(
     "tls-renegotiates",
-    ("RFC5746-3.7-1", "RFC5246-7.4.1.1-1", "RFC5746-4.4-1"),
+    ("RFC5746-3.7-1", "RFC5246-7.4.1.1-1", "RFC5746-4.4-1", "RFC9113-9.2.1-2"),
     "answers a renegotiating ClientHello of TLS 1.2 with a ServerHello, whatever it holds",
 )
 class _Renegotiates(Connection):
