@@ -54,6 +54,7 @@ class RequestStream(ABC):
         self._queue: deque[Heard | Reset] = deque()
         self._held = 0
         self._reading = False
+        self._pulling: asyncio.Handle | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -66,7 +67,7 @@ class RequestStream(ABC):
         self._reading = True
         stream.on_reset(self._was_reset)
         stream.on_stop(self._was_stopped)
-        stream.on_arrival(self.pull)
+        stream.on_arrival(self._arrived)
         self.pull()
 
     def detach(self) -> None:
@@ -85,8 +86,14 @@ class RequestStream(ABC):
 
     # -- what comes in ---------------------------------------------------------------------------------------------
 
+    def _arrived(self) -> None:
+        """Packets come in crowds: what they hold is looked at once, behind the last of them."""
+        if self._pulling is None:
+            self._pulling = self._loop.call_soon(self.pull)
+
     def pull(self) -> None:
         """Take what has arrived, up to the bound."""
+        self._pulling = None
         while self._reading and self.stream is not None and self._held < BOUND:
             if self.link.codec.blocked(self.stream.id):
                 self.waiting = True
