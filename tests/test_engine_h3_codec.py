@@ -389,10 +389,24 @@ def test_pushes() -> None:
 @pytest.mark.parametrize("octets", [number(0x21), number(0x40) + b"abc", number(0x54) + b"\x00", number((1 << 62) - 1)])
 def test_unknown_streams_are_not_read(octets: bytes) -> None:
     codec = server()
-    for octet in octets[:-1]:
+    for octet in octets:
         codec.take(14, bytes([octet]))
-    codec.take(14, octets[-1:])
+        if not codec.wanted:
+            break
     assert (codec.wanted, codec.close) == (False, None)
+
+
+def test_streams_without_meaning_are_forgotten_and_bounded() -> None:
+    codec = server()
+    for count in range(1_100):
+        stream = 14 + 4 * count
+        codec.take(stream, number(0x21)[: 1 + count % 2], count % 3 == 0)
+        codec.h3.stream_reset(stream)
+        codec.said += codec.h3.commands
+        if codec.close is not None:
+            break
+        assert set(codec.h3._unidirectional) == {2, 6, 10}
+    assert codec.code == ErrorCode.H3_EXCESSIVE_LOAD
 
 
 def test_streams_that_end_before_their_type_mean_nothing() -> None:

@@ -560,3 +560,13 @@ def test_clients_over_tls_are_told_of_http3(settings: dict[str, Any], told: bool
             await asyncio.gather(serving, return_exceptions=True)
 
     run(main())
+
+
+def test_a_response_that_cannot_be_written_is_a_bad_gateway() -> None:
+    async def main() -> None:
+        async with h3_site(http_max_header_bytes=200_000) as site, site.client() as client:
+            stream, upstream, _ = await asked(site, client)
+            await upstream.send(OK_OCTETS.replace(b"\r\n\r\n", b"\r\nA: " + b"x" * 70_000 + b"\r\n\r\n"))
+            assert (await client.answer(stream)).status == 502
+
+    run(main())

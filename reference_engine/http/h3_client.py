@@ -18,7 +18,6 @@ from reference_engine.http.events import Data, End, Event, RequestHead, Reset, R
 from reference_engine.http.h3_connection import Heard, Malformed
 from reference_engine.http.h3_link import H3Link, MakeCodec, RequestStream
 from reference_engine.http.leg import Multiplexed, Upstream
-from reference_engine.http.messages import LINE_OVERHEAD
 from reference_engine.http.rules import HttpRules
 from reference_engine.quic.rules import CONNECTION_REFUSED, HTTP3_ALPN
 from reference_engine.quic.stream import QuicClosed, QuicStream
@@ -89,8 +88,7 @@ class H3Upstream(RequestStream, Upstream):
 
     async def _open(self, head: RequestHead) -> None:
         lines = self.rules.asterisk_lines(head, self.rules.request_lines(head))
-        size = sum(len(name) + len(value) + LINE_OVERHEAD for name, value in lines)
-        if not self.rules.section_fits(size, self.link.codec.largest_section):
+        if not self.rules.section_fits(lines, self.link.codec.largest_section):
             self._heard = True  # It has said so in its settings: another connection is no better.
             self._trouble("upstream-narrow")
             raise StreamReset("the upstream takes no head of that size")

@@ -85,11 +85,13 @@ logging.getLogger("http3").setLevel(logging.CRITICAL)
 
 @dataclass(frozen=True, slots=True)
 class H3Limits:
-    """What a peer may make us keep: of a message, octets of the dynamic table, streams that wait for it."""
+    """What a peer may make us keep: of a message, octets of the dynamic table, streams that wait for it; and how many
+    frames may say nothing."""
 
     message: Limits = field(default_factory=Limits)
     table_capacity: int = 4_096
     blocked_streams: int = 16
+    idle_frames: int = 1_000
 
 
 @dataclass(slots=True)
@@ -218,12 +220,21 @@ class EngineH3(H3Connection):
         an unknown type is not (RFC 9114 section 6.2)."""
         stream = self._unidirectional.setdefault(stream_id, UnidirectionalStream())
         begun = stream.begins(data)
+        if fin and stream.type not in REQUIRED_TYPES:
+            self._unidirectional.pop(stream_id, None)
         if begun is None:
             return not fin, []
         if stream.type not in REQUIRED_TYPES:
-            return self.rules.keeps_unknown_stream(stream.type or 0), []
+            return self._unknown_stream(stream_id, stream.type or 0)
         whole, behind = begun
         return True, self._guarded(lambda: self._unidirectional_data(stream_id, stream, whole, behind, fin))
+
+    def _unknown_stream(self, stream_id: int, kind: int) -> tuple[bool, list[tuple[int, Heard]]]:
+        """A stream that means nothing: it is forgotten, but not free."""
+        if self.rules.keeps_unknown_stream(kind):
+            return True, []
+        self._unidirectional.pop(stream_id, None)
+        return False, self._guarded(lambda: self._count(useful=False))
 
     def _unidirectional_data(
         self, stream_id: int, stream: UnidirectionalStream, whole: bytes, behind: bytes, fin: bool
@@ -239,8 +250,10 @@ class EngineH3(H3Connection):
     def stream_reset(self, stream_id: int) -> list[tuple[int, Heard]]:
         """The peer reset one of its directions."""
         self._literal.pop(stream_id, None)
-        if stream_id & 2 and stream_id not in self._unidirectional:
-            return []
+        if stream_id & 2:
+            stream = self._unidirectional.pop(stream_id, None)
+            if stream is None or stream.type not in REQUIRED_TYPES:
+                return []
         return self._guarded(lambda: self._receive_stream_reset(stream_id))
 
     def stream_stopped(self, stream_id: int) -> list[tuple[int, Heard]]:
@@ -308,7 +321,7 @@ class EngineH3(H3Connection):
             self._useful += 1
             return
         self._useless += 1
-        if self.rules.too_idle(self._useless, self._useful):
+        if self.rules.too_idle(self._useless, self._useful, self.limits.idle_frames):
             raise ExcessiveLoad("too many frames that say nothing")
 
     def _too_large(self, stream: H3Stream) -> None:

@@ -344,7 +344,12 @@ class H3Link(ABC):
 def h3_codecs(engine: Engine, *, is_client: bool) -> MakeCodec:
     """Makes the codec of an HTTP/3 connection."""
     settings = engine.settings
-    limits = H3Limits(limits_of(settings), settings.http3_table_bytes, settings.http3_blocked_streams)
+    limits = H3Limits(
+        limits_of(settings),
+        settings.http3_table_bytes,
+        settings.http3_blocked_streams,
+        settings.http3_max_idle_frames,
+    )
 
     def make(unidirectional: tuple[int, ...], datagrams: int | None) -> EngineH3:
         return engine.parts.http_endpoints.h3_codec(

@@ -9,13 +9,12 @@ from __future__ import annotations
 from aioquic.h3.connection import ErrorCode, Setting
 
 from reference_engine.http.events import Fields, RequestHead
+from reference_engine.http.messages import LINE_OVERHEAD
 
-MOST_USELESS = 1_000
-"""Frames without meaning that a connection may bring, however little else it does."""
-MOST_CANCELLED = 200
-"""Requests that a client may cancel, however few it has let finish."""
-LAST_STREAM = (1 << 62) - 4
-"""The largest number of a client's bidirectional stream."""
+LONGEST_STRING = 65_535
+"""Octets of the longest name or value that can be encoded."""
+IDLE_FOR_EACH = 10
+"""Frames without meaning that come free with one that has some."""
 
 
 class H3Rules:
@@ -47,8 +46,14 @@ class H3Rules:
             return lines
         return [*(line for line in lines if line[0] != b":authority"), (b"host", head.authority)]
 
-    def section_fits(self, size: int, largest: int | None) -> bool:
-        """Whether a peer that takes sections of `largest` octets gets one of `size` (RFC9114-4.2.2-2)."""
+    def section_fits(self, lines: Fields, largest: int | None) -> bool:
+        """Whether a section goes to a peer that takes sections of `largest` octets (RFC9114-4.2.2-2); the encoder
+        knows no longer names and values than LONGEST_STRING."""
+        size = 0
+        for name, value in lines:
+            if len(name) > LONGEST_STRING or len(value) > LONGEST_STRING:
+                return False
+            size += len(name) + len(value) + LINE_OVERHEAD
         return largest is None or size <= largest
 
     # -- the peer's control stream ---------------------------------------------------------------------------------
@@ -92,13 +97,13 @@ class H3Rules:
         7.4)."""
         return count <= most
 
-    def too_idle(self, useless: int, useful: int) -> bool:
+    def too_idle(self, useless: int, useful: int, most: int) -> bool:
         """Whether a connection has brought too many frames that say nothing (RFC9114-10.5-1)."""
-        return useless > MOST_USELESS + 10 * useful
+        return useless > most + IDLE_FOR_EACH * useful
 
-    def too_fickle(self, cancelled: int, finished: int) -> bool:
+    def too_fickle(self, cancelled: int, finished: int, most: int) -> bool:
         """Whether a client has cancelled too many of its requests (RFC9114-10.5-1)."""
-        return cancelled > MOST_CANCELLED + finished
+        return cancelled > most + finished
 
     def takes_request(self, number: int, goaway: int | None) -> bool:
         """Whether a request on this stream is served: not behind our GOAWAY (RFC9114-5.2-3)."""

@@ -14,7 +14,6 @@ from reference_engine.http.events import Data, End, InformationalHead, RequestHe
 from reference_engine.http.h3_connection import Heard, Malformed
 from reference_engine.http.h3_link import H3Link, MakeCodec, RequestStream
 from reference_engine.http.leg import Downstream, Watcher
-from reference_engine.http.messages import LINE_OVERHEAD
 from reference_engine.http.rules import HttpRules
 from reference_engine.http.syntax import NO_CONTENT
 from reference_engine.quic.stream import QuicClosed
@@ -173,8 +172,7 @@ class H3Downstream(RequestStream, Downstream):
             codec.send_end(self.number, self.rules.multiplexed_fields(event.trailers))
         else:
             lines = self.rules.response_lines(event)
-            size = sum(len(name) + len(value) + LINE_OVERHEAD for name, value in lines)
-            if self.rules.section_fits(size, codec.largest_section):
+            if self.rules.section_fits(lines, codec.largest_section):
                 codec.send_response(self.number, lines)
             elif isinstance(event, ResponseHead):
                 self._too_large()
@@ -311,7 +309,7 @@ class H3ServerConnection(H3Link):
     def cancelled(self) -> None:
         """A client gave up a request."""
         self._cancelled += 1
-        if self.rules.too_fickle(self._cancelled, self._finished):
+        if self.rules.too_fickle(self._cancelled, self._finished, self.settings.http3_max_resets):
             self.end_with(ErrorCode.H3_EXCESSIVE_LOAD, "too many cancelled requests")
 
     # -- ends ------------------------------------------------------------------------------------------------------

@@ -175,8 +175,8 @@ def _lost_sent_again(parts: Parts, reached: Reached) -> None:
 
 @mutant("http3-wide-for-narrow", ("RFC9114-4.2.2-2",), "sends sections that the upstream does not take")
 def _wide_for_narrow(parts: Parts, reached: Reached) -> None:
-    def broken(original: Callable[[int, int | None], bool], size: int, largest: int | None) -> bool:
-        if not original(size, largest):
+    def broken(original: Callable[[Fields, int | None], bool], lines: Fields, largest: int | None) -> bool:
+        if not original(lines, largest):
             reached()
         return True
 
