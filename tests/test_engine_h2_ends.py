@@ -229,6 +229,10 @@ class TestBrokenResponses:
             await upstream.event(RequestReceived)
             assert (await client.response(1))[0] == 504
             assert await upstream.reset(1) == ErrorCodes.CANCEL
+            # The next request does not go where the last one found nobody.
+            await client.headers(3, get())
+            other = await h2_upstream(edge)
+            await other.event(RequestReceived)
 
         on_edge(script, http_response_timeout_ms=50)
 

@@ -106,6 +106,7 @@ class H2Upstream(Upstream, H2Half[Event]):
             loop = asyncio.get_running_loop()
             if self._deadline is not None:
                 if loop.time() >= self._deadline:
+                    self._client.suspect()
                     return Reset("upstream-silent")
                 self._timer = loop.call_at(self._deadline, self.wake)
             self._waits = True
@@ -216,6 +217,12 @@ class H2ClientConnection(H2Link[H2Upstream], Multiplexed):
         if self._active == 0:
             self._say_end()
         await asyncio.shield(self.over)
+
+    def suspect(self) -> None:
+        """A response did not come in time: whether the upstream or the connection is at fault, nobody can tell, so what
+        comes next goes elsewhere."""
+        self._going = True
+        self.changed()
 
     def _say_end(self) -> None:
         if self.gone is None:
