@@ -53,6 +53,8 @@ class Exchange:
             (pycurl.PIPEWAIT, 1),
         ):
             self.curl.setopt(option, value)
+        if arguments.head:
+            self.curl.setopt(pycurl.NOBODY, 1)
         if arguments.octets is not None:
             self.curl.setopt(pycurl.UPLOAD, 1)
             self.curl.setopt(pycurl.CUSTOMREQUEST, "POST")
@@ -131,6 +133,7 @@ def main() -> int:
     parser.add_argument("--connect", required=True, metavar="HOST:PORT", help="where all names are reached")
     parser.add_argument("--ca", required=True, help="the roots that are trusted, PEM")
     parser.add_argument("--field", action="append", default=[], metavar="NAME: VALUE")
+    parser.add_argument("--head", action="store_true", help="HEAD in the place of GET")
     parser.add_argument("--octets", type=int, help="POST so many octets: the number of each, modulo 251")
     parser.add_argument("--unknown-length", action="store_true", help="do not announce how many")
     parser.add_argument("urls", nargs="+")
