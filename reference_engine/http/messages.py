@@ -231,11 +231,9 @@ class MessageRules:
 
     def request_lines(self, head: RequestHead) -> Fields:
         """A request as it goes upstream: control data of the edge's own making, then the fields (RFC9113-8.3.1-3,
-        -8.3.1-8, RFC9114-4.3.1-5). `OPTIONS *` of HTTP/1.1 keeps its Host instead (RFC9114-4.3.1-3)."""
+        -8.3.1-8, RFC9114-4.3.1-5)."""
         pseudo = [(b":method", head.method), (b":scheme", head.scheme), (b":path", head.target)]
-        bare = head.target == b"*" and head.version in (b"1.0", b"1.1")
-        named = b"host" if bare else b":authority"
-        return [*pseudo, (named, head.authority), *self.multiplexed_fields(head.fields)]
+        return [*pseudo, (b":authority", head.authority), *self.multiplexed_fields(head.fields)]
 
     def response_lines(self, head: InformationalHead | ResponseHead) -> Fields:
         """A response as it goes to a client (RFC9113-8.3.2-1, RFC9114-4.3.2-1)."""

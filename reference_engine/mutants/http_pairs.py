@@ -12,7 +12,6 @@ from reference_engine.http.events import (
     InformationalHead,
     RequestHead,
     Reset,
-    values,
     without,
 )
 from reference_engine.http.exchange import Exchange
@@ -218,16 +217,14 @@ def _host_local(parts: Parts, reached: Reached) -> None:
     swap(parts.http, "request_fields", broken)
 
 
-@mutant("pair-asterisk-authority", ("RFC9114-4.3.1-3",), "adds :authority to `OPTIONS *` of HTTP/1.1")
+@mutant("pair-asterisk-authority", ("RFC9114-4.3.1-3",), "sends :authority with an `OPTIONS *` that came in HTTP/1.1")
 def _asterisk_authority(parts: Parts, reached: Reached) -> None:
-    def broken(original: Callable[[RequestHead], Fields], head: RequestHead) -> Fields:
-        lines = original(head)
-        if values(lines, b":authority"):
-            return lines
-        reached()
-        return [*lines[:3], (b":authority", head.authority), *without(lines[3:], {b"host"})]
+    def broken(original: Callable[[RequestHead, Fields], Fields], head: RequestHead, lines: Fields) -> Fields:
+        if original(head, lines) != lines:
+            reached()
+        return lines
 
-    swap(parts.http, "request_lines", broken)
+    swap(parts.http, "asterisk_lines", broken)
 
 
 # 101 exists in HTTP/1.1 alone
