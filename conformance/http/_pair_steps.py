@@ -18,7 +18,7 @@ from harness.scene import Scene
 SPOKEN = {"h1": "http/1.1", "h2c": "h2", "h3": "h3"}
 """What the upstream of a variant hears, by its point on the axis `up`."""
 PIECE = bytes(range(256)) * 64
-STALL_SECONDS = 60.0
+STALL_SECONDS = 20.0
 GATEWAY = {"502": "502", "503": "another 5xx", "504": "another 5xx", "5xx": "another 5xx"}
 
 
