@@ -301,9 +301,7 @@ class Settings:
     quic_max_streams: int = _count(
         128, "open streams of each kind that a client of a QUIC tunnel may have", high=65_536
     )
-    http3_max_resets: int = _count(
-        200, "requests that a client of HTTP/3 may cancel beyond those that it lets finish", high=1_000_000
-    )
+    http3_max_resets: int = _count(200, "requests that an HTTP/3 client cancels, at once and again every ten seconds")
     http3_max_idle_frames: int = _count(
         1_000, "frames and streams of an HTTP/3 connection that say nothing, beyond ten for each that does"
     )

@@ -101,9 +101,10 @@ class H3Rules:
         """Whether a connection has brought too many frames that say nothing (RFC9114-10.5-1)."""
         return useless > most + IDLE_FOR_EACH * useful
 
-    def too_fickle(self, cancelled: int, finished: int, most: int) -> bool:
-        """Whether a client has cancelled too many of its requests (RFC9114-10.5-1)."""
-        return cancelled > most + finished
+    def too_fickle(self, *, allowed: bool) -> bool:
+        """Whether the connection of a client ends that cancels one more request than its allowance has
+        (RFC9114-10.5-1)."""
+        return not allowed
 
     def takes_request(self, number: int, goaway: int | None) -> bool:
         """Whether a request on this stream is served: not behind our GOAWAY (RFC9114-5.2-3)."""

@@ -11,6 +11,7 @@ from aioquic.h3.connection import ErrorCode
 from reference_engine.config import Settings
 from reference_engine.http.errors import Fault, ProtocolFault, fault_of
 from reference_engine.http.events import Data, End, InformationalHead, RequestHead, Reset, ResponseHead
+from reference_engine.http.floods import Allowance
 from reference_engine.http.h3_connection import Heard, Malformed
 from reference_engine.http.h3_link import H3Link, MakeCodec, RequestStream
 from reference_engine.http.leg import Downstream, Watcher
@@ -248,7 +249,7 @@ class H3ServerConnection(H3Link):
         self._serving: set[asyncio.Task[None]] = set()
         self._next = 0
         """The number behind the last stream that was taken."""
-        self._cancelled = self._finished = 0
+        self._resets = Allowance(settings.http3_max_resets)
         self._idle: asyncio.TimerHandle | None = None
         self._started = False
 
@@ -302,14 +303,12 @@ class H3ServerConnection(H3Link):
                 await down.refuse(fault)
             else:
                 await self._handler(down)
-            self._finished += 1
         finally:
             down.finish()
 
     def cancelled(self) -> None:
         """A client gave up a request."""
-        self._cancelled += 1
-        if self.rules.too_fickle(self._cancelled, self._finished, self.settings.http3_max_resets):
+        if self.rules.too_fickle(allowed=self._resets.spend(asyncio.get_running_loop().time())):
             self.end_with(ErrorCode.H3_EXCESSIVE_LOAD, "too many cancelled requests")
 
     # -- ends ------------------------------------------------------------------------------------------------------
