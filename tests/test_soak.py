@@ -24,6 +24,7 @@ from harness import mutation
 from harness.collect import collect
 from harness.engine.agent_driver import ProtocolDriver
 from harness.engine.driver import Endpoint
+from harness.model.case import Case
 from harness.model.verdict import Verdict
 from harness.profiles import load
 from tests.engine_tls_support import client_hello
@@ -105,7 +106,15 @@ def test_lost_and_reordered_packets_change_no_verdict(tmp_path: Path) -> None:
         assert set(found) == set(whole)
 
 
-def test_no_quic_case_is_green_where_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def _over_udp(case: Case) -> bool:
+    """Whether its clients come over UDP."""
+    return case.area == "quic" or "http.downstream-h3" in case.features(case.variants[0])
+
+
+@pytest.mark.parametrize(("area", "least"), [("quic", 150), ("http3", 150)])
+def test_no_case_over_quic_is_green_where_nobody_answers(
+    monkeypatch: pytest.MonkeyPatch, area: str, least: int
+) -> None:
     """In front of a UDP port that takes everything and says nothing: a case that passes there has checked nothing."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as hole:
         hole.bind(("127.0.0.1", 0))
@@ -114,13 +123,15 @@ def test_no_quic_case_is_green_where_nobody_answers(monkeypatch: pytest.MonkeyPa
 
         def endpoint(driver: ProtocolDriver, properties: pb.TunnelProperties) -> Endpoint:
             told = whole(driver, properties)
-            return replace(told, address="127.0.0.1", port=port) if told.transport == "udp" else told
+            if told.transport == "udp":
+                return replace(told, address="127.0.0.1", port=port)
+            return replace(told, udp=("127.0.0.1", port) if told.udp is not None else None)
 
         monkeypatch.setattr(ProtocolDriver, "endpoint", endpoint)
         monkeypatch.setattr(mutation, "DEADLINE_SECONDS", 0.25)
-        cases = [case for case in collect() if case.area == "quic" and mutation._runs(case)]
+        cases = [case for case in collect() if case.area == area and mutation._runs(case) and _over_udp(case)]
         results = list(mutation.play(load("reference"), cases, {}))
-    assert len(results) > 150
+    assert len(results) > least
     assert {result.key for result in results if result.verdict is Verdict.PASS} == set()
     assert {result.key for result in results if result.verdict is Verdict.HARNESS} == set()
     assert {result.key for result in results if result.verdict is Verdict.INFO} <= NOT_RUN_IN_FRONT_OF_A_HOLE

@@ -338,7 +338,7 @@ async def test_the_end_of_a_qpack_stream(scene: Scene) -> None:
     await ends_connection(scene, end, "RFC9204-4.2-2", E.H3_CLOSED_CRITICAL_STREAM)
 
 
-@down_case("h3-control-18", ["RFC9114-7.2.4-2", "RFC9114-6.2-3"])
+@down_case("h3-control-18", ["RFC9114-6.2-3", "RFC9114-7.2.4-2"])
 async def test_a_setting_twice(scene: Scene) -> None:
     """A setting that stands twice is refused or tolerated: either way the next client is served (RFC 9114 section
     7.2.4)."""

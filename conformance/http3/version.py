@@ -33,6 +33,8 @@ async def test_alpn_of_an_http_tunnel_over_quic(scene: Scene) -> None:
         scene.expect("RFC9114-3.1-2", alpn == "h3", expected="ALPN h3", actual=str(alpn), branch=branch)
         scene.expect("HTTP-VER-008", alpn == "h3", expected="ALPN h3", actual=str(alpn))
         return
+    with scene.judging(*rows, ends=True):  # Who refuses everybody has refused nothing.
+        await works(scene, await connected(scene))
     got = await refused(scene, alpn=(what,))
     _judge_refusal(
         scene, got, "RFC9114-3.1-2", "no common ALPN: CONNECTION_CLOSE", "no common ALPN: connection refused"
