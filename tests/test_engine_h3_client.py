@@ -477,3 +477,14 @@ def test_what_stops_while_requests_run() -> None:
             await client.finished()
 
     run(main())
+
+
+def test_nothing_follows_the_head_of_a_response_to_head() -> None:
+    async def main() -> None:
+        async with h3_site() as site, site.client("h") as client:
+            stream, upstream, there = await asked(site, client, [(b":method", b"HEAD"), *ASK[1:]])
+            upstream.respond(there, OK, trailers=[(b"x-t", b"1")])
+            answer = await client.answer(stream)
+            assert (answer.status, answer.body, answer.trailers) == (200, b"", {})
+
+    run(main())

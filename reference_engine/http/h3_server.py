@@ -44,6 +44,8 @@ class H3Downstream(RequestStream, Downstream):
         self._closing = False
         self._ended = False
         self._muted = False
+        self._bare = False
+        """Whether the response has neither content nor trailers (RFC 9110 section 6.4.1)."""
         self._watcher: Watcher | None = None
         self._too_late: asyncio.TimerHandle | None = None
 
@@ -166,13 +168,15 @@ class H3Downstream(RequestStream, Downstream):
             return
         codec = self.link.codec
         if isinstance(event, Data):
-            if self.head.method != b"HEAD":
+            if not self._bare:
                 codec.send_content(self.number, event.data)
         elif isinstance(event, End):
             self._ended = True
-            codec.send_end(self.number, self.rules.multiplexed_fields(event.trailers))
+            codec.send_end(self.number, [] if self._bare else self.rules.multiplexed_fields(event.trailers))
         else:
             lines = self.rules.response_lines(event)
+            if isinstance(event, ResponseHead):
+                self._bare = self.rules.response_framing(self.head.method, event.status, []).kind == "none"
             if self.rules.section_fits(lines, codec.largest_section):
                 codec.send_response(self.number, lines)
             elif isinstance(event, ResponseHead):
