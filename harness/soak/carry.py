@@ -56,10 +56,12 @@ async def answer(request: UpstreamExchange, plan: Plan, nonce: str) -> None:
         await request.informational(status, fields)
     await request.body()
     content, fields = plan.answer.content, (*plan.answer.fields, (ANSWER, nonce))
-    if len(content.pieces) < 2 or plan.ask.method == "HEAD":
-        await request.respond(
-            plan.answer.status, fields, content.whole, length=content.known, trailers=content.trailers
-        )
+    if plan.ask.method == "HEAD":
+        await request.respond(plan.answer.status, fields, content.whole, length=content.known)
+        return
+    if len(content.pieces) < 2:
+        known, trailers = content.known, content.trailers
+        await request.respond(plan.answer.status, fields, content.whole, length=known, trailers=trailers)
         return
     await head(request, plan, nonce)
     for piece in content.pieces:
