@@ -2,18 +2,20 @@
 
     python -m tests.bench.pair_relay DOWN-UP CHAIN KEY UPSTREAM_PORT
 
-DOWN is `h1`, `h2` or `h3`, UP `h1`, `h2c` or `h3`. TLS from the client and to the upstream (pyOpenSSL on memory BIOs,
-see `relay`), or QUIC, and asyncio, as in the engine: no agent protocol, no names, no limits, no backpressure, no
-forwarding fields, and of HTTP nothing but requests and responses that are whole. Prints `{"port": number}`.
+DOWN is `h1`, `h2` or `h3`, UP `h1`, `h2c` or `h3`. TLS on both sides (pyOpenSSL on memory BIOs, see `relay`), or QUIC,
+and asyncio: no agent protocol, no names, no limits, no backpressure, no forwarding fields. Prints `{"port": number}`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
 import ssl
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import h2.config
@@ -21,15 +23,14 @@ import h2.connection
 import h2.events
 import h2.settings
 import h11
-from aioquic.asyncio.protocol import QuicConnectionProtocol
-from aioquic.asyncio.server import QuicServer
 from aioquic.h3 import events as h3
 from aioquic.h3.connection import H3Connection
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
-from aioquic.quic.events import ConnectionTerminated, QuicEvent
+from aioquic.quic.events import ConnectionTerminated
 from OpenSSL import SSL
 
+from harness.bench.quic import BURST, udp_socket
 from tests.bench.relay import Leg, context
 
 Fields = list[tuple[bytes, bytes]]
@@ -191,17 +192,15 @@ class H1Up(Up):
         self.tasks: set[asyncio.Task[Any]] = set()
 
     def ask(self, exchange: Exchange, method: bytes, path: bytes, authority: bytes, fields: Fields) -> None:
-        leg = self.idle.pop() if self.idle else self.connect()
+        if self.idle:
+            leg = self.idle.pop()
+        else:
+            leg = H1Leg(client_tls(), self.idle)
+            dial(leg, self.port, self.tasks)
         leg.exchange = exchange
         exchange.up_key = leg
         head = h11.Request(method=method, target=path, headers=[(b"host", authority), *fields])
         leg.put(leg.h11.send(head) or b"")
-
-    def connect(self) -> H1Leg:
-        """One more connection."""
-        leg = H1Leg(client_tls(), self.idle)
-        dial(leg, self.port, self.tasks)
-        return leg
 
     def content(self, exchange: Exchange, data: bytes, *, end: bool) -> None:
         leg: H1Leg = exchange.up_key
@@ -251,10 +250,6 @@ class H2Leg(TlsLeg):
         if end:
             self.h2.end_stream(stream)
             del self.pending[stream]
-
-    def send(self, data: bytes) -> None:
-        self.put(data)
-        self.flush()
 
     def queue(self, stream: int, data: bytes, *, end: bool) -> None:
         """Content of a stream, or its end."""
@@ -339,38 +334,110 @@ class H2Up(H2Leg, Up):
 # HTTP/3
 
 
-class H3Leg(QuicConnectionProtocol):
-    """A QUIC connection with aioquic's H3 on it."""
+class H3Leg:
+    """A QUIC connection with aioquic's H3 on it: a burst of packets is taken at once, and content leaves once in each
+    turn of the loop."""
 
-    def __init__(self, quic: QuicConnection) -> None:
-        super().__init__(quic)
+    def __init__(self, quic: QuicConnection, sock: socket.socket) -> None:
+        self.quic = quic
+        self.sock = sock
         self.h3 = H3Connection(quic)
+        self.over = False
+        self.pending: dict[int, tuple[bytearray, bool]] = {}
         self._due = False
+        self._timer: asyncio.TimerHandle | None = None
 
     def soon(self) -> None:
-        """Send what was said, once in this turn of the loop."""
+        """Send what was said, once in this turn."""
         if not self._due:
             self._due = True
             asyncio.get_running_loop().call_soon(self._now)
 
     def _now(self) -> None:
         self._due = False
-        if self._transport is not None:
-            self.transmit()
+        if self.over:
+            return
+        pending, self.pending = self.pending, {}
+        for stream, (data, end) in pending.items():
+            self.h3.send_data(stream, bytes(data), end_stream=end)
+        loop = asyncio.get_running_loop()
+        for packet, address in self.quic.datagrams_to_send(loop.time()):
+            # What the socket does not take is lost like any other; QUIC sends again.
+            with contextlib.suppress(BlockingIOError, ConnectionRefusedError):
+                self.sock.sendto(packet, address)
+        if self._timer is not None:
+            self._timer.cancel()
+        due = self.quic.get_timer()
+        self._timer = None if due is None else loop.call_at(due, self._expired)
 
-    def quic_event_received(self, event: QuicEvent) -> None:
-        for found in self.h3.handle_event(event):
-            self.event(found)
+    def _expired(self) -> None:
+        self._timer = None
+        self.quic.handle_timer(asyncio.get_running_loop().time())
+        self.work()
+
+    def work(self) -> None:
+        """Hand on what has arrived."""
+        while (event := self.quic.next_event()) is not None:
+            self.over = self.over or isinstance(event, ConnectionTerminated)
+            for found in self.h3.handle_event(event):
+                self.event(found)
+        self.soon()
+
+    def queue(self, stream: int, data: bytes, *, end: bool) -> None:
+        """Content of a stream, or its end."""
+        whole, _ = self.pending.get(stream) or (bytearray(), False)
+        whole += data
+        self.pending[stream] = whole, end
+        self.soon()
 
     def event(self, event: h3.H3Event) -> None:
         """Hand on what has arrived."""
 
 
+def bursts(sock: socket.socket) -> Iterator[tuple[bytes, Any]]:
+    """Packets that are there."""
+    for _ in range(BURST):
+        try:
+            yield sock.recvfrom(65_536)
+        except (BlockingIOError, ConnectionRefusedError):
+            return
+
+
+class H3Server:
+    """The port of the clients; one connection per address."""
+
+    def __init__(self, configuration: QuicConfiguration, up: Callable[[], Up]) -> None:
+        self.configuration = configuration
+        self.up = up
+        self.sock = udp_socket()
+        self.sock.bind(("127.0.0.1", 0))
+        self.legs: dict[Any, H3Down] = {}
+        asyncio.get_running_loop().add_reader(self.sock, self.readable)
+
+    def readable(self) -> None:
+        """Take a burst, and then act on all of it."""
+        now = asyncio.get_running_loop().time()
+        touched = {}
+        for packet, address in bursts(self.sock):
+            leg = self.legs.get(address)
+            if leg is None:
+                # Flags, version, then a length and the destination connection id (RFC 8999 section 5.1).
+                first = packet[6 : 6 + packet[5]]
+                quic = QuicConnection(configuration=self.configuration, original_destination_connection_id=first)
+                leg = self.legs[address] = H3Down(quic, self.sock, self.up())
+            leg.quic.receive_datagram(packet, address, now)
+            touched[address] = leg
+        for address, leg in touched.items():
+            leg.work()
+            if leg.over:
+                del self.legs[address]
+
+
 class H3Down(H3Leg, Down):
     """A client's connection; a key is a stream."""
 
-    def __init__(self, quic: QuicConnection, up: Up) -> None:
-        super().__init__(quic)
+    def __init__(self, quic: QuicConnection, sock: socket.socket, up: Up) -> None:
+        super().__init__(quic, sock)
         self.up = up
         self.exchanges: dict[int, Exchange] = {}
 
@@ -389,34 +456,43 @@ class H3Down(H3Leg, Down):
         self.h3.send_headers(key, [(b":status", status), *fields])
 
     def content(self, key: int, data: bytes, *, end: bool) -> None:
-        self.h3.send_data(key, data, end_stream=end)
+        self.queue(key, data, end=end)
 
 
 class H3Up(H3Leg, Up):
     """The one connection to the upstream. Requests in front of its handshake wait inside aioquic."""
 
     def __init__(self, quic: QuicConnection, port: int) -> None:
-        super().__init__(quic)
-        self.port = port
+        super().__init__(quic, udp_socket())
         self.exchanges: dict[int, Exchange] = {}
+        self.sock.bind(("127.0.0.1", 0))
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self.sock, self.readable)
+        quic.connect(("127.0.0.1", port), now=loop.time())
+        self.soon()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self.connect(("127.0.0.1", self.port))
+    def readable(self) -> None:
+        """Take a burst, and then act on all of it."""
+        now = asyncio.get_running_loop().time()
+        for packet, address in bursts(self.sock):
+            self.quic.receive_datagram(packet, address, now)
+        self.work()
 
-    def quic_event_received(self, event: QuicEvent) -> None:
-        self.lost = self.lost or isinstance(event, ConnectionTerminated)
-        super().quic_event_received(event)
+    def work(self) -> None:
+        super().work()
+        if self.over and not self.lost:
+            self.lost = True
+            asyncio.get_running_loop().remove_reader(self.sock)
+            self.sock.close()
 
     def ask(self, exchange: Exchange, method: bytes, path: bytes, authority: bytes, fields: Fields) -> None:
-        stream = self._quic.get_next_available_stream_id()
+        stream = self.quic.get_next_available_stream_id()
         exchange.up_key = stream
         self.exchanges[stream] = exchange
         self.h3.send_headers(stream, pseudo(method, path, authority) + fields)
 
     def content(self, exchange: Exchange, data: bytes, *, end: bool) -> None:
-        self.h3.send_data(exchange.up_key, data, end_stream=end)
-        self.soon()
+        self.queue(exchange.up_key, data, end=end)
 
     def event(self, event: h3.H3Event) -> None:
         stream = getattr(event, "stream_id", None)
@@ -448,7 +524,7 @@ def parts(headers: Fields) -> tuple[bytes, bytes, bytes, Fields]:
 
 
 def pseudo(method: bytes, path: bytes, authority: bytes) -> Fields:
-    """The pseudo-header fields of a request."""
+    """Of a request."""
     return [(b":method", method), (b":scheme", b"https"), (b":authority", authority), (b":path", path)]
 
 
@@ -490,12 +566,7 @@ class Relay:
             dial(leg, self.upstream, self.tasks)
             return leg
         quic = QuicConfiguration(alpn_protocols=["h3"], verify_mode=ssl.CERT_NONE, server_name="upstream.bench.test")
-        protocol = H3Up(QuicConnection(configuration=quic), self.upstream)
-        loop = asyncio.get_running_loop()
-        task = asyncio.ensure_future(loop.create_datagram_endpoint(lambda: protocol, local_addr=("127.0.0.1", 0)))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-        return protocol
+        return H3Up(QuicConnection(configuration=quic), self.upstream)
 
     async def run(self) -> None:
         """Serve for as long as the process lives."""
@@ -503,15 +574,7 @@ class Relay:
         if self.down == "h3":
             quic = QuicConfiguration(is_client=False, alpn_protocols=["h3"])
             quic.load_cert_chain(self.chain, self.key)
-
-            def accept_quic(connection: QuicConnection, stream_handler: Any = None) -> H3Down:
-                return H3Down(connection, self.upstream_side())
-
-            transport, _ = await loop.create_datagram_endpoint(
-                lambda: QuicServer(configuration=quic, create_protocol=accept_quic),
-                local_addr=("127.0.0.1", 0),
-            )
-            self._say(transport.get_extra_info("sockname")[1])
+            self._say(H3Server(quic, self.upstream_side).sock.getsockname()[1])
             await loop.create_future()
         server_context = context()
         server_context.use_certificate_chain_file(self.chain)
