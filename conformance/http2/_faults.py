@@ -1,7 +1,7 @@
 """Frames that end a connection, as data: what is said, by which row, and how the row has the end.
 
-A fault is said on either leg. Stream 1 is the one that a request waits on at an upstream; a client has said nothing
-before it.
+A fault is said on either leg. Stream 1 is the one that a request waits on at an upstream, and the one that a client has
+opened where it has opened any.
 """
 
 from __future__ import annotations
@@ -27,18 +27,13 @@ def head(stream: int, fields: Sequence[tuple[bytes, bytes]] = GET, *, end: bool 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Octets, and the row that they break. `open`: on which stream a client must have begun a request before."""
+    """Octets, and the row that they break. `opens`: a request of a client must be open on stream 1."""
 
     row: str
     said: bytes
     end: Goaway = PROTOCOL
     opens: bool = False
     upstream: bool = True
-
-    @property
-    def by_client(self) -> bytes:
-        """What a client says."""
-        return (head(1, POST, end=False) if self.opens else b"") + self.said
 
 
 def _raw(kind: FrameType, payload: bytes, *, flags: int = 0, stream: int = 0) -> bytes:

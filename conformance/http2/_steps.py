@@ -92,13 +92,24 @@ def judge_end(scene: Scene, row: str, end: ConnectionEnd | None, allowed: Goaway
         scene.depart(row, expected=expected, actual=str(end))
 
 
+async def opened(scene: Scene, client: Http2Client, upstream: HttpUpstream) -> Http2ClientExchange:
+    """A request on stream 1 that is at the upstream, and whose content is still to come."""
+    nonce = scene.nonce().hex()
+    exchange = await client.begin("POST", f"/{nonce}", nonce=nonce, end=False)
+    await upstream.request(nonce)
+    return exchange
+
+
 async def connection_error(
-    scene: Scene, row: str, *said: bytes, allowed: Goaway = PROTOCOL, client: Http2Client | None = None
+    scene: Scene, row: str, *said: bytes, allowed: Goaway = PROTOCOL, opens: bool = False
 ) -> ConnectionEnd | None:
-    """A client says these octets: the connection ends as the row has it, and nothing of them is at the upstream."""
+    """A client says these octets, with `opens` while a request is open on stream 1: the connection ends as the row has
+    it, and nothing of them is at the upstream."""
     upstream = scene.http_upstream()
-    client = client or await scene.http_client(version="h2")
+    client = await scene.http_client(version="h2")
     await client.settled()
+    if opens:
+        await opened(scene, client, upstream)
     client.say(*said)
     end: ConnectionEnd | None = None
     with scene.judging(row, ends=True):

@@ -22,6 +22,7 @@ from conformance.http2._steps import (
     ended_by,
     judge_end,
     nothing_whole,
+    opened,
     works,
 )
 from harness.model.case import case
@@ -33,7 +34,7 @@ from harness.wire.http2 import ErrorCode, Flag, FrameType, error_name, frames
 
 
 async def _fault(scene: Scene, fault: Fault) -> None:
-    await connection_error(scene, fault.row, fault.by_client, allowed=fault.end)
+    await connection_error(scene, fault.row, fault.said, allowed=fault.end, opens=fault.opens)
 
 
 async def _of(scene: Scene, table: Mapping[str, Fault]) -> None:
@@ -171,9 +172,10 @@ async def test_a_frame_of_a_size_that_cannot_be(scene: Scene) -> None:
     row, upstream = "RFC9113-4.2-2", scene.http_upstream()
     client = await scene.http_client(version="h2")
     most = (await client.settled())[5] + 1
-    begun = head(1, faults.POST, end=False)
+    if scene.variant["frame"] == "data":
+        await opened(scene, client, upstream)
     said = {
-        "data": begun + frames.data(1, bytes(most)),
+        "data": frames.data(1, bytes(most)),
         "headers": frames.headers(1, bytes(most), end=True),
         "settings": frames.settings([(0xF000, 0)] * (most // 6 + 1)),
         "padded-empty": frames.raw(FrameType.HEADERS, b"", flags=Flag.PADDED | Flag.END_HEADERS, stream=1),
@@ -278,9 +280,10 @@ async def _stream_window(scene: Scene, row: str, said: bytes, codes: frozenset[i
     upstream = scene.http_upstream()
     client = await scene.http_client(version="h2")
     await client.settled()
-    client.say(head(1, faults.POST, end=False), said)
+    exchange = await opened(scene, client, upstream)
+    client.say(said)
     with scene.judging(row, ends=True):
-        got = await client.exchange(1, "POST", "/fault").head_or_end()
+        got = await exchange.head_or_end()
         reset = isinstance(got, ExchangeEnd) and (got.kind != "reset" or got.code in codes)
         scene.expect(row, reset, expected="the end of the stream", actual=str(got), branch=branch)
     await scene.settle()

@@ -213,6 +213,9 @@ async def test_content_of_another_length(scene: Scene) -> None:
     with scene.judging(row, ends=True):
         got = await waiting.outcome()
         fine = isinstance(got, Response) and got.complete and got.status == int(status)
+        if kind == "204" and waiting.failed:
+            # A 204 with a Content-Length breaks another rule (RFC 9110 section 8.6), and may be refused for it.
+            fine = True
         scene.expect(row, fine, expected=f"the upstream's {status}", actual=waiting.describe())
 
 
