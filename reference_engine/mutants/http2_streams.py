@@ -69,16 +69,17 @@ class _Undecoded(Flawed):
         super()._discard(frame)
 
 
-@h2_double(
-    "http2-discarded-uncredited", ("RFC9113-6.9-3", "RFC9113-5.1-4"), "gives no credit back for what it discards"
-)
+@h2_double("http2-discarded-uncredited", ("RFC9113-6.9-3", "RFC9113-5.1-4"), "gives credit back for what it used alone")
 class _Uncredited(Flawed):
-    def _discard(self, frame: Frame) -> None:
-        if isinstance(frame, DataFrame):
-            self.reached()
-            self._inbound_flow_control_window_manager.window_consumed(frame.flow_controlled_length)
-            return
-        super()._discard(frame)
+    """Gives the connection's credit back with that of the stream: never for what nobody takes, whether the stream was
+    reset before it came or behind it."""
+
+    def _credit_connection(self, octets: int) -> None:
+        self.reached()
+
+    def credit(self, stream_id: int, octets: int) -> None:
+        super().credit(stream_id, octets)
+        super()._credit_connection(octets)
 
 
 @h2_double("http2-streams-unlimited", ("RFC9113-5.1.2-2",), "serves more streams than it allows", side="server")
