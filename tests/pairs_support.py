@@ -30,6 +30,8 @@ from reference_engine.parts import Parts
 DOWN = {"h1": "http/1.1", "h2": "h2", "h3": "h3"}
 UP: dict[str, TunnelSpec] = {"h1": http(), "h2c": http(http_version="h2c"), "h3": http(http_version="h3")}
 PAIRS = list(itertools.product(DOWN, UP))
+PATIENCE_MS = "600000"
+"""How long the engine waits for its agent: both are in one loop, which a busy machine may hold up."""
 MOST_PIECES = 400
 """Pieces that one send is cut into; the rest goes as a whole."""
 
@@ -41,7 +43,8 @@ class InLoop(LaunchDriver):
     parts: Parts | None = None
 
     async def _start(self, listen: str) -> None:
-        self.engine = Engine(read_settings(None, {"listen": listen, "udp_listen": "127.0.0.1:0"}), self.parts)
+        flags = {"listen": listen, "udp_listen": "127.0.0.1:0", "heartbeat_timeout_floor_ms": PATIENCE_MS}
+        self.engine = Engine(read_settings(None, flags), self.parts)
         ready = await self.engine.start()
         self._take_ready(json.dumps(ready.as_json()).encode(), [])
         await self._greet()

@@ -138,7 +138,7 @@ def test_any_message_arrives(running: Running, down: str, up: str, plan: Plan, c
 
 @pytest.mark.soak
 @each_pair
-@settings(max_examples=400, database=None, print_blob=True, suppress_health_check=shared)
+@settings(max_examples=150, database=None, print_blob=True, suppress_health_check=shared)
 @given(plan=plans(), cuts=st.tuples(SIZES, SIZES))
 def test_very_many_messages_arrive(running: Running, down: str, up: str, plan: Plan, cuts: Any) -> None:
     running.carry(down, up, plan, cuts)
@@ -162,7 +162,7 @@ def test_octet_by_octet(running: Running, down: str, up: str, plan: Plan) -> Non
 @pytest.mark.parametrize("plan", [WHOLE, LENGTH], ids=["chunks", "length"])
 def test_cut_once_anywhere(running: Running, down: str, up: str, plan: Plan) -> None:
     """Both sides cut every write behind the same octet, whichever it is."""
-    for at in range(1, 400):
+    for at in range(1, 250):
         running.carry(down, up, plan, ((at, 1 << 20), (at, 1 << 20)))
 
 
