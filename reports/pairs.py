@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from harness.model.pairs import CHOSEN, DOWN, DOWNSTREAM, UP, UPSTREAMS
+from harness.model.pairs import ALIASES, CHOSEN, DOWN, DOWNSTREAM, UP, UPSTREAMS
 from harness.model.record import CaseResult, RunRecord
 from harness.model.verdict import VERDICTS
 from reports import blocks, text
@@ -30,7 +30,9 @@ _WHOLE = "all areas"
 def pair_of(case: CaseResult) -> Pair | None:
     """The pair that the result is about, if it is about one."""
     axes = dict(case.axes)
-    return (axes[DOWN], axes[UP]) if DOWN in axes and UP in axes else None
+    if DOWN not in axes or UP not in axes:
+        return None
+    return ALIASES.get(axes[DOWN], axes[DOWN]), ALIASES.get(axes[UP], axes[UP])
 
 
 def key_of(pair: Pair) -> str:

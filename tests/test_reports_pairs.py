@@ -10,7 +10,7 @@ import pytest
 from conformance.http._pairs import PAIRS, pair_features, pair_tunnel
 from harness.collect import collect
 from harness.model.case import Case, Variant, case
-from harness.model.pairs import axes_of
+from harness.model.pairs import ALIASES, CHOSEN, DOWNSTREAM, UPSTREAMS, axes_of
 from harness.model.record import CaseResult, RunRecord, from_json, to_json
 from harness.model.spec import http, quic
 from harness.model.verdict import Verdict
@@ -72,7 +72,9 @@ def test_one_leg_is_enough_to_tell_the_other(area: str, more: dict[str, Any], pa
 def test_every_http_case_of_the_suite_is_about_a_pair() -> None:
     for found in collect():
         if found.area in ("http", "http2", "http3"):
-            assert all({"down", "up"} <= set(axes) for axes in told(found)), found.id
+            for axes in told(found):
+                assert ALIASES.get(axes["down"], axes["down"]) in DOWNSTREAM, found.id
+                assert ALIASES.get(axes["up"], axes["up"]) in {**UPSTREAMS, **CHOSEN}, found.id
 
 
 # -- a run
@@ -152,6 +154,8 @@ def test_a_version_that_nobody_knows_has_a_row_and_a_column_of_its_own() -> None
         "  http/1.1  1 pass    -    -   -",
         "  h9        -         -    -   2 pass",
     ]
+    (other,) = results("http", ("http/1.1", "h1"), PASS)
+    assert pairs.pair_of(other) == ("h1", "h1")
     assert "TLS, by ALPN" in Page(html.render(strange)).text
 
 

@@ -15,6 +15,8 @@ UPSTREAMS = {"h1": "HTTP/1.1", "h2c": "HTTP/2 (h2c)", "h3": "HTTP/3"}
 """The points of `up`, likewise."""
 CHOSEN = {"tls": "TLS, by ALPN"}
 """A point of `up` that no pair has: the upstream speaks TLS, and ALPN chooses."""
+ALIASES = {"http/1.1": "h1"}
+"""Other names of points."""
 AREAS = frozenset({"http", "http2", "http3", "websocket"})
 """Areas whose cases are about exchanges on HTTP tunnels, whether they have the axes or not."""
 _DOWN_FEATURES = {"http.downstream-h2": "h2", "http.downstream-h3": "h3"}
@@ -25,8 +27,7 @@ def axes_of(case: Case, variant: Variant) -> tuple[tuple[str, str], ...]:
     """The variant's own axes, in the order of the case, and `down` and `up` behind them where the case is about HTTP
     and does not say them."""
     named = dict(variant.values)
-    about_http = case.family == "http" and case.area in AREAS
-    if not about_http and not {DOWN, UP} & set(named):
+    if case.area not in AREAS and not {DOWN, UP} & set(named):
         return variant.values
     told = ((DOWN, _down(case, variant)), (UP, _up(case, variant)))
     return (*variant.values, *((axis, point) for axis, point in told if axis not in named))
