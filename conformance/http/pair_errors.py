@@ -272,11 +272,13 @@ async def _lying_client(scene: Scene, *requirements: str) -> None:
     async with meanwhile(answered()):
         got = await ended()
     await scene.settle()
-    whole = [request for request in upstream.seen(nonce) if request.complete]
-    strays = [stray for stray in upstream.unexpected if stray not in whole]
+    seen_there = upstream.seen(nonce)
+    whole = [request for request in seen_there if request.complete]
+    # The beginning of this one may come late: it streams, and is left as soon as the lie is out.
+    strays = [stray for stray in upstream.unexpected if stray not in seen_there]
     refused = kind_of(got) not in ("2xx", "3xx")
     for requirement in requirements:
-        seen = "; ".join(request.describe() for request in upstream.seen(nonce)) or "nothing"
+        seen = "; ".join(request.describe() for request in seen_there) or "nothing"
         actual = f"{told(got)} at the client; {seen} at the upstream; strays {[one.describe() for one in strays]}"
         expected = "a refusal, and no whole request at the upstream"
         scene.expect(requirement, refused and not whole and not strays, expected=expected, actual=actual)
