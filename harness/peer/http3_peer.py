@@ -5,6 +5,7 @@ It is also the frame by frame API of both: any frame, legal or not, on any strea
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -67,6 +68,7 @@ class Http3Peer:
         self._fresh: deque[Frame] = deque(maxlen=MAX_FRAMES)
         self._sent_over: set[int] = set()
         self._ended = False
+        self._begun = False
         quic.taker = self._from_quic
 
     # What the roles do with it
@@ -86,8 +88,13 @@ class Http3Peer:
     # Below
 
     async def begin_streams(self) -> None:
-        """Open our unidirectional streams and say SETTINGS. Raises `PeerMismatch` where the engine has no credit for
-        them."""
+        """Open our unidirectional streams and say SETTINGS, unless that was done, and take what came before. Raises
+        `PeerMismatch` where the engine has no credit for them."""
+        self.quic.hand_over()
+        if not self._begun:
+            self._open_ours()
+
+    def _open_ours(self) -> None:
         try:
             self.quic.check()
             self.wire.begin(lambda: self.quic.wire.open_stream(bidirectional=False))
@@ -96,6 +103,7 @@ class Http3Peer:
             raise PeerMismatch("credit for our control and QPACK streams (RFC 9114 section 6.2)", told) from None
         except LinkReset as end:
             raise PeerMismatch("the connection to go on", end.reason) from end
+        self._begun = True
         for kind, stream_id in self.wire.ours.items():
             self.channel.sent("stream opened", detail=f"stream {stream_id}, {stream_name(kind)}")
         if StreamType.CONTROL in self.wire.ours:
@@ -120,6 +128,11 @@ class Http3Peer:
                 return True
             case below.Ended():
                 self._end()
+                return False
+            case below.HandshakeCompleted() if not self.wire.is_client:
+                # The first request may be in the same packet: our streams are there before a script hears of it.
+                with contextlib.suppress(PeerMismatch):
+                    self._open_ours()
                 return False
             case _:
                 return False

@@ -269,6 +269,19 @@ class QuicPeer:
             case _:
                 pass
 
+    def hand_over(self) -> None:
+        """Let `taker` have what streams brought before it was there: a server may speak in the flight that ends the
+        handshake."""
+        assert self.taker is not None
+        while self._waiting:
+            stream = self._waiting.popleft()
+            data, end = stream.give_away()
+            self.taker(seen.StreamOpened(stream.id))
+            if data or end == StreamEnd("fin"):
+                self.taker(seen.StreamData(stream.id, data, fin=end == StreamEnd("fin")))
+            if end is not None and end.kind == "reset":
+                self.taker(seen.StreamReset(stream.id, end.code or 0, len(data)))
+
     def _log(self, event: seen.Event) -> None:
         if isinstance(event, seen.Ended) and not event.end.by_peer:
             # Where the script closed it said so itself; what is left is our answer to a broken rule, and our patience.

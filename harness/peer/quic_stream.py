@@ -65,6 +65,12 @@ class QuicPeerStream:
 
     # What came, called by the peer
 
+    def give_away(self) -> tuple[bytes, StreamEnd | None]:
+        """What came and was not read, and how it ended, for somebody else to take."""
+        data = bytes(self._kept)
+        self._kept.clear()
+        return data, self._end
+
     def take_data(self, data: bytes, *, fin: bool) -> None:
         """The next octets arrived."""
         self._kept += data
