@@ -20,6 +20,7 @@ from conformance.http2._steps import (
     SIZE,
     connection_error,
     ended_by,
+    failed,
     judge_end,
     nothing_whole,
     opened,
@@ -200,7 +201,7 @@ async def _stream_ended(scene: Scene, client: Http2Client) -> bool:
     got: Response | ExchangeEnd | None = None
     with scene.judging("RFC9113-4.2-2", ends=True):
         got = await client.exchange(1, "POST", "/fault").head_or_end()
-    return isinstance(got, ExchangeEnd) and got.kind == "reset"
+    return isinstance(got, ExchangeEnd) and got.kind == "reset" and not failed(client)
 
 
 # Values
@@ -284,7 +285,7 @@ async def _stream_window(scene: Scene, row: str, said: bytes, codes: frozenset[i
     client.say(said)
     with scene.judging(row, ends=True):
         got = await exchange.head_or_end()
-        reset = isinstance(got, ExchangeEnd) and (got.kind != "reset" or got.code in codes)
+        reset = isinstance(got, ExchangeEnd) and (got.kind != "reset" or got.code in codes or failed(client))
         scene.expect(row, reset, expected="the end of the stream", actual=str(got), branch=branch)
     await scene.settle()
     nothing_whole(scene, row, upstream)
