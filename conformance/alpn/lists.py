@@ -311,8 +311,8 @@ async def test_no_other_protocol_than_the_selected_one(scene: Scene) -> None:
     """On a connection that selected http/1.1, the preface of HTTP/2 is not answered in HTTP/2.
 
     The client sends the preface and SETTINGS: an HTTP/1.1 error or an end, and nothing at the upstream. An HTTP/1.1
-    request on another such connection is served. The other half, HTTP/1.1 on a connection that selected h2, needs
-    HTTP/2 in the suite.
+    request on another such connection is served. The other half, HTTP/1.1 on a connection that selected h2, is
+    http-version-09.
     """
     row = "RFC7301-3.2-3"
     with scene.judging(row):
