@@ -369,7 +369,7 @@ class TestRouting:
             await client.send(request(b"OPTIONS * HTTP/1.1"))
             upstream = await h2_upstream(edge)
             lines = dict((await upstream.event(RequestReceived)).headers)
-            assert (lines[b":path"], lines[b"host"]) == (b"*", HOST)
+            assert (lines[b":path"], lines[b":authority"]) == (b"*", HOST)
 
         on_edge(script)
 
