@@ -227,15 +227,15 @@ def _told_to_go(client: Http2Client) -> bool:
 
 
 async def _spend(client: Http2Client, most: int) -> int:
-    """A malformed request with as much content as both windows permit, all of it before the client knows what became of
-    it; then its end."""
+    """A malformed request, and behind its end as much content as both windows permit, as of a client that has not read
+    of that end yet."""
     stream = client.open_stream()
     client.say(_malformed(client, stream))
-    room = min(most, client.wire.send_window, client.wire.streams[stream].send_window)
+    await client.exchange(stream).head_or_end()
+    room = max(0, min(most, client.wire.send_window, client.wire.streams[stream].send_window))
     for at in range(0, room, CHUNK):
         client.say(frames.data(stream, bytes(min(CHUNK, room - at))))
     await client.flushed()
-    await client.exchange(stream).head_or_end()
     return room
 
 

@@ -175,6 +175,15 @@ class _AnyPreface(Filtered):
         return [frame]
 
 
+@h2_double("http2-server-preface-unchecked", ("RFC9113-3.4-3",), "waits on where no HTTP/2 comes", side="client")
+class _AnyServer(Flawed):
+    def fail(self, code: ErrorCodes) -> None:
+        if self._greeted:
+            super().fail(code)
+        else:
+            self.reached()
+
+
 @h2_double("http2-error-without-goaway", ("RFC9113-5.4.1-1",), "ends a connection in error without GOAWAY")
 class _WithoutGoaway(Flawed):
     def _say_goaway(self, last: int, code: ErrorCodes) -> None:

@@ -17,6 +17,7 @@ from hyperframe.frame import (
 from reference_engine.http.h2_connection import KNOWN_SETTINGS, Frames
 from reference_engine.http.h2_server import H2ServerConnection
 from reference_engine.mutants._http2 import (
+    HEADERS,
     RST_STREAM,
     SETTINGS,
     Filtered,
@@ -233,3 +234,16 @@ class _ResetAnswered(Flawed):
         frames, events = super()._receive_rst_stream_frame(frame)
         self.reached()
         return [*frames, RstStreamFrame(frame.stream_id, error_code=frame.error_code)], events
+
+
+@h2_double("http2-waits-for-acknowledgement", ("RFC9113-6.5.3-1",), "serves nobody before SETTINGS ACK", side="server")
+class _Waits(Filtered):
+    def passed(self, frame: RawFrame) -> list[RawFrame]:
+        if frame.kind == SETTINGS and frame.flags & 1:
+            self._acknowledged = True
+        if frame.kind == HEADERS and not self._acknowledged:
+            self.reached()
+            return []
+        return [frame]
+
+    _acknowledged = False

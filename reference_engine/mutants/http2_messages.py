@@ -151,6 +151,18 @@ def _(parts: Parts, reached: Reached) -> None:
     mend(parts, reached, last, rules=("request_message", "response_message"))
 
 
+@mutant("http2-connect-taken", ("RFC9113-8.1.1-1",), "takes CONNECT for GET")
+def _(parts: Parts, reached: Reached) -> None:
+    def plain(lines: Sequence[Line]) -> Sequence[Line]:
+        if (b":method", b"CONNECT") not in [tuple(line) for line in lines]:
+            return lines
+        pseudo = {name: value for name, value in lines if name in KNOWN}
+        pseudo.update({b":method": b"GET", b":path": b"/", b":scheme": b"https"})
+        return [*pseudo.items(), *(line for line in lines if line[0][:1] != b":")]
+
+    mend(parts, reached, plain, rules=("request_message",))
+
+
 @mutant("http2-empty-path-taken", ("RFC9113-8.3.1-6",), "takes an empty path for /")
 def _(parts: Parts, reached: Reached) -> None:
     def rooted(lines: Sequence[Line]) -> Sequence[Line]:
@@ -257,6 +269,21 @@ class _SecondEnds(Filtered):
                 self.reached()
                 return [frame._replace(flags=END_STREAM | END_HEADERS, payload=b"\x00\x05x-sum\x011")]
         return [] if frame.kind == 0 and count > 1 else [frame]
+
+
+@h2_double("http2-second-response-skipped", ("RFC9113-8.1-3",), "passes over a second response", side="client")
+class _SecondSkipped(Filtered):
+    def __init__(self, rules: FloodRules, limits: H2Limits, *, client: bool) -> None:
+        super().__init__(rules, limits, client=client)
+        self._content: set[int] = set()
+
+    def passed(self, frame: RawFrame) -> list[RawFrame]:
+        if frame.kind == 0:
+            self._content.add(frame.stream)
+        if frame.kind == HEADERS and frame.stream in self._content and not frame.flags & END_STREAM:
+            self.reached()
+            return []
+        return [frame]
 
 
 class _Waiting(_Stream):

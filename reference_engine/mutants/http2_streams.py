@@ -60,6 +60,25 @@ class _ClosedCode(Flawed):
         super()._prepare_for_sending(frames)
 
 
+@h2_double(
+    "http2-late-content-taken", ("RFC9113-5.1-2", "RFC9113-6.1-2"), "adds late content to a response", side="client"
+)
+class _LateContent(Filtered):
+    def __init__(self, rules: FloodRules, limits: H2Limits, *, client: bool) -> None:
+        super().__init__(rules, limits, client=client)
+        self._ended: set[int] = set()
+
+    def passed(self, frame: RawFrame) -> list[RawFrame]:
+        if frame.kind != 0:
+            return [frame]
+        if frame.stream in self._ended:
+            self.reached()
+            return [frame._replace(flags=1)]
+        if frame.flags & 1:
+            self._ended.add(frame.stream)
+        return [frame._replace(flags=frame.flags & ~1)]
+
+
 @h2_double("http2-discarded-undecoded", ("RFC9113-4.3-3", "RFC9113-5.1-4"), "does not decode what it discards")
 class _Undecoded(Flawed):
     def _discard(self, frame: Frame) -> None:
