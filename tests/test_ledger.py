@@ -184,7 +184,7 @@ class TestPackaged:
     def test_nothing_points_outside_the_project(self) -> None:
         for file in Path(str(importlib.resources.files("fixtures"))).rglob("*.toml"):
             text = file.read_text(encoding="utf-8")
-            assert not re.search(r"\.\./|/work|conflicts-|engine-behaviours|agent-protocol\.md", text), file
+            assert not re.search(r"\.\./shared|/work|conflicts-|engine-behaviours|agent-protocol\.md", text), file
 
     def test_specs_need_only_features_that_have_a_name(self) -> None:
         specs = (
