@@ -285,7 +285,7 @@ def noticed(mutant: str, tmp_path: Path, steps: int) -> walk.Failure:
     info = next(each for each in list_mutants() if each.id == mutant)
     report, _ = walked(broken_profile(info, tmp_path / "reached"), 5, steps)
     assert report.failures, "the walk noticed nothing"
-    assert (tmp_path / "reached").exists()
+    assert (tmp_path / "reached").exists(), report.failures[0]
     return report.failures[0]
 
 
@@ -297,16 +297,11 @@ def test_a_broken_rule_is_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "mutant",
     [
-        "framing-chunked-somewhere",
         "http-pipelined-lost",
         "http-pipelined-out-of-order",
         "http-stream-client-gone",
-        "http-stream-no-pressure-down",
-        "http-trailers-merged-up",
-        "http-unfinished-reused",
         "http-unknown-status",
         "http-up-break-hidden",
-        "syntax-cr-passed-on",
     ],
 )
 def test_rules_of_every_kind_are_noticed(mutant: str, tmp_path: Path) -> None:
