@@ -49,10 +49,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     before = outcomes_of(arguments.control) if arguments.control else None
     if not arguments.json:
-        first = (
-            f"compared with {arguments.control}" if known else "first the cases that claim them run on the whole engine"
+        first = "first the cases that claim them run on the whole engine"
+        print(
+            f"{len(mutants)} mutants; {first if before is None else f'compared with {arguments.control}'}", flush=True
         )
-        print(f"{len(mutants)} mutants; {first}", flush=True)
     results, unproven = matrix(mutants, arguments.workers, progress, quick=arguments.quick, known=before)
     survivors = [result for result in results if result.survived]
     if arguments.json:
