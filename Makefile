@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 WORKERS ?= 2
+# Many tests wait for a process or a deadline.
+TEST_WORKERS ?= 3
 # Mutants spend a part of their time waiting for what does not come.
 MUTANT_WORKERS ?= 5
 
@@ -38,7 +40,7 @@ imports: $(STAMP)
 	$(BIN)/lint-imports --no-logo
 
 tests: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) tests
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) tests
 
 suite: $(STAMP)
 	$(BIN)/edgecase run -n $(WORKERS)
