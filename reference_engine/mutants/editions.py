@@ -16,7 +16,6 @@ GIVEN: dict[str, tuple[str, ...]] = {
     "dtls": ("ED-002", "ED-004", "ED-014", "EDGE-007"),
     "quic": ("ED-002", "ED-005", "QUIC-021", "ED-014", "VAL-027", "EDGE-007"),
     "h3": ("ED-006", "ED-010", "ED-014", "EDGE-007", "HTTP-VER-012"),
-    "h2c": ("EDGE-007",),
     "token_auth": ("EDGE-007",),
     "rstream_auth": ("ED-012", "EDGE-007"),
     "challenge_mode": ("ED-012", "EDGE-007"),

@@ -19,7 +19,7 @@ from aioquic.h3.connection import (
 )
 
 from reference_engine.http.h3_connection import CRITICAL_TYPES, IGNORED_FRAME, Heard
-from reference_engine.http.h3_outlet import Command, Send
+from reference_engine.http.h3_outlet import Command, Send, UnidirectionalStream
 from reference_engine.mutants._http3 import FlawedH3, h3_double
 
 RESERVED_SETTINGS = frozenset((0x00, 0x02, 0x03, 0x04, 0x05))
@@ -106,30 +106,29 @@ class UnknownFrameFatal(FlawedH3):
 class UnknownStreamFatal(FlawedH3):
     """Toward both sides."""
 
-    def receive_unidirectional(self, stream_id: int, data: bytes, fin: bool) -> tuple[bool, list[tuple[int, Heard]]]:
-        """See EngineH3."""
-        wanted, heard = super().receive_unidirectional(stream_id, data, fin)
-        kind = self._unidirectional[stream_id].type
-        if kind is not None and kind not in set(StreamType):
-            self.reached()
-            self._guarded(self._fatal)
-        return wanted, heard
-
-    def _fatal(self) -> None:
-        raise StreamCreationError("a stream that is not known")
+    def _unknown_stream(self, stream_id: int, kind: int) -> tuple[bool, list[tuple[int, Heard]]]:
+        if kind in set(StreamType):
+            return super()._unknown_stream(stream_id, kind)
+        self.reached()
+        return False, self._guarded(_fatal)
 
 
 @h3_double("http3-short-stream-fatal", ("RFC9114-6.2-3",), "closes for a stream that ends before its type")
-class ShortStreamFatal(UnknownStreamFatal):
+class ShortStreamFatal(FlawedH3):
     """Toward both sides."""
 
     def receive_unidirectional(self, stream_id: int, data: bytes, fin: bool) -> tuple[bool, list[tuple[int, Heard]]]:
         """See EngineH3."""
-        wanted, heard = FlawedH3.receive_unidirectional(self, stream_id, data, fin)
-        if fin and self._unidirectional[stream_id].type is None:
+        stream = self._unidirectional.setdefault(stream_id, UnidirectionalStream())
+        wanted, heard = super().receive_unidirectional(stream_id, data, fin)
+        if fin and stream.type is None:
             self.reached()
-            self._guarded(self._fatal)
+            heard = self._guarded(_fatal)
         return wanted, heard
+
+
+def _fatal() -> None:
+    raise StreamCreationError("a stream that is not known")
 
 
 # What must not be
@@ -345,13 +344,13 @@ class FramesNotExact(FlawedH3):
 
 
 @h3_double("http3-qpack-streams-refused", ("RFC9204-4.2-3",), "closes for a QPACK stream of a peer without a table")
-class QpackStreamsRefused(UnknownStreamFatal):
+class QpackStreamsRefused(FlawedH3):
     """Toward both sides."""
 
     def receive_unidirectional(self, stream_id: int, data: bytes, fin: bool) -> tuple[bool, list[tuple[int, Heard]]]:
         """See EngineH3."""
         if stream_id not in self._unidirectional and data[:1] in (b"\x02", b"\x03"):
             self.reached()
-            self._guarded(self._fatal)
+            self._guarded(_fatal)
             return False, []
-        return FlawedH3.receive_unidirectional(self, stream_id, data, fin)
+        return super().receive_unidirectional(stream_id, data, fin)
