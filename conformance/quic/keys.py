@@ -27,6 +27,10 @@ def _packets(peer: QuicPeer, way: str) -> list[PacketInfo]:
     return [info for direction, info in peer.wire.packets if direction == way]
 
 
+def _number(info: PacketInfo) -> int:
+    return info.number or 0
+
+
 @case("quic-keys-01", checks=["RFC9001-6.2-1"], publish=quic())
 async def test_a_key_update_is_followed(scene: Scene) -> None:
     """When the client updates its keys in mid-transfer the engine goes on under the next ones too.
@@ -47,13 +51,15 @@ async def test_a_key_update_is_followed(scene: Scene) -> None:
             await client.confirmed()
             client.update_keys()
             await client.ping()
-            phase = [info.phase for info in _packets(client, "received") if info.phase is not None][-1]
+            # The newest by its number: one from before the update may come late.
+            newest = max((one for one in _packets(client, "received") if one.phase is not None), key=_number)
+            phase = newest.phase
             wanted = client.wire.one_rtt.write_generation & 1
             scene.expect(
                 row,
-                int(phase) == wanted,
+                bool(phase) == bool(wanted),
                 expected=f"the ACK of a PING under new keys with Key Phase {wanted}",
-                actual=f"Key Phase {int(phase)}",
+                actual=f"Key Phase {int(bool(phase))}",
             )
         await sending.send(contents[-1], fin=True)
         got, end = await receiving.receive_until_end()
