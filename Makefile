@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 WORKERS ?= 2
 # Many tests wait for a process or a deadline.
-TEST_WORKERS ?= 3
+TEST_WORKERS ?= 4
 # Mutants spend a part of their time waiting for what does not come.
 MUTANT_WORKERS ?= 5
 
