@@ -213,15 +213,15 @@ async def test_a_closed_tunnel_admits_nobody_and_frees_its_name(scene: Scene) ->
 async def test_what_was_sent_before_the_close_arrives(scene: Scene) -> None:
     """Streams that run when their tunnel is closed lose nothing that was sent before.
 
-    The agent sends 512 KiB on each of four streams, more than an engine hands on in one step, and closes the tunnel
-    behind them: the clients, or the diallers, get all of it, whether their streams go on then or end.
+    The agent sends 512 KiB on each of eight streams, far more than an engine hands on in one step, and closes the
+    tunnel behind them: the clients, or the diallers, get all of it, whether their streams go on then or end.
     """
     agent = await channel(scene)
     data = b"".join(scene.nonce() for _ in range(4096)) * 8
     from_client = scene.variant["to"] == "client"
     tunnel = await (published if from_client else unpublished)(scene, agent)
     pairs: list[tuple[RawPeer, RawPeer | TlsPeer]] = []
-    for _ in range(4):
+    for _ in range(8):
         if from_client:
             caller = Caller(scene, tunnel.endpoint)
             upstream = await serve(scene, tunnel, await next_request(tunnel))
@@ -231,7 +231,8 @@ async def test_what_was_sent_before_the_close_arrives(scene: Scene) -> None:
             pairs.append((await serve(scene, tunnel, await next_request(tunnel)), dialler))
     for upstream, _ in pairs:
         await upstream.send(data)
-        async with deadline("the engine's transport to take all of it"):
+    async with deadline("the engine's transport to take all of it"):
+        for upstream, _ in pairs:
             await upstream.link.drained()
     await agent.close_tunnel(tunnel.id)
     with scene.judging("AGENT-054"):
