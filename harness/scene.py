@@ -6,7 +6,6 @@ it made.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
@@ -31,6 +30,7 @@ from harness.model.spec import QUIC_ALPN, TunnelSpec
 from harness.peer.raw import RawPeer
 from harness.peer.upstream import Stray, UpstreamSide
 from harness.scene_http import HttpPeers
+from harness.tasks import side_by_side
 
 if TYPE_CHECKING:
     from harness.peer.agent import Agent, ScriptedAgent
@@ -394,17 +394,8 @@ class Scene:
 
     async def both(self, first: Awaitable[A], second: Awaitable[B]) -> tuple[A, B]:
         """Run two coroutines side by side; the first error cancels the other and is raised as it is."""
-        tasks = (asyncio.ensure_future(first), asyncio.ensure_future(second))
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-            for task in tasks:
-                if task.done():
-                    task.result()
-            return tasks[0].result(), tasks[1].result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        one, other = await side_by_side(first, second)
+        return one, other
 
     # barrier
 

@@ -12,6 +12,7 @@ from h2.events import (
     ConnectionTerminated,
     DataReceived,
     Event,
+    RequestReceived,
     ResponseReceived,
     StreamEnded,
     StreamReset,
@@ -19,7 +20,7 @@ from h2.events import (
 from hyperframe.frame import Frame
 
 from reference_engine.relay.stream import StreamReset as ByteStreamReset
-from tests.engine_http_support import Edge, MemoryStream, Peer, pair
+from tests.engine_http_support import Edge, MemoryStream, Peer, make_tunnel, pair
 
 EventT = TypeVar("EventT", bound=Event)
 HOST = b"a.t.edge.test"
@@ -161,3 +162,20 @@ async def h2_upstream(edge: Edge, *, settings: dict[int, int] | None = None) -> 
     peer = H2Peer(raw.stream, client=False, settings=settings)
     await peer.start()
     return peer
+
+
+def h2c(edge: Edge) -> None:
+    """Make tunnel `a` one whose upstream speaks h2c."""
+    edge.engine.registry.remove(edge.a)
+    edge.a = make_tunnel("a", http_version="h2c")
+    edge.engine.registry.add(edge.a)
+
+
+async def asked(edge: Edge, *, method: bytes = b"GET", end: bool = True) -> tuple[H2Peer, H2Peer]:
+    """A client and the h2c upstream of tunnel `a` that has the head of its request on stream 1."""
+    h2c(edge)
+    client = await h2_client(edge)
+    await client.headers(1, get(method=method), end=end)
+    upstream = await h2_upstream(edge)
+    await upstream.event(RequestReceived)
+    return client, upstream

@@ -15,7 +15,7 @@ from aioquic.quic import events
 
 from reference_engine.agent.connector import UpstreamUnavailable
 from reference_engine.engine import Engine
-from reference_engine.http.h3_connection import EngineH3, H3Limits, Heard
+from reference_engine.http.h3_connection import EngineH3, H3Limits, Heard, Malformed
 from reference_engine.http.h3_outlet import CloseConnection, Command, ResetStream, Send
 from reference_engine.http.rules import HttpRules
 from reference_engine.http.syntax import Limits
@@ -306,3 +306,25 @@ async def h3_site(parts: Parts | None = None, **options: Any) -> AsyncIterator[H
 def on(name: str, fields: Any = GET) -> list[tuple[bytes, bytes]]:
     """The fields with the authority of another tunnel."""
     return [(key, f"{name}.t.{DOMAIN}".encode() if key == b":authority" else value) for key, value in fields]
+
+
+def server(**limits: Any) -> Codec:
+    codec = Codec(**limits)
+    codec.settle()
+    return codec
+
+
+def client(method: bytes = b"GET", **limits: Any) -> Codec:
+    codec = Codec(client=True, **limits)
+    codec.settle()
+    codec.h3.send_request(0, [(b":method", method), *GET[1:]], method)
+    codec.h3.send_end(0, [])
+    codec.said += codec.h3.commands
+    return codec
+
+
+def fault(heard: list[Heard]) -> int | None:
+    """The status of the one fault that was heard."""
+    found = [event.fault.status for event in heard if isinstance(event, Malformed)]
+    assert len(found) <= 1
+    return found[0] if found else None

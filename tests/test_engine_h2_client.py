@@ -8,17 +8,18 @@ from h2.errors import ErrorCodes
 from h2.events import DataReceived, RequestReceived, StreamEnded, TrailersReceived
 from h2.settings import SettingCodes
 
-from tests.engine_h2_support import HOST, H2Peer, get, h2_client, h2_upstream
-from tests.engine_http_support import Edge, make_tunnel, on_edge, request
+from tests.engine_h2_support import (
+    HOST,
+    H2Peer,
+    asked,
+    get,
+    h2_client,
+    h2_upstream,
+    h2c,
+)
+from tests.engine_http_support import Edge, on_edge, request
 
 OK_LINES = [(b":status", b"200"), (b"content-length", b"2")]
-
-
-def h2c(edge: Edge) -> None:
-    """Make tunnel `a` one whose upstream speaks h2c."""
-    edge.engine.registry.remove(edge.a)
-    edge.a = make_tunnel("a", http_version="h2c")
-    edge.engine.registry.add(edge.a)
 
 
 async def answer(upstream: H2Peer, stream_id: int, body: bytes = b"ok") -> None:
@@ -70,11 +71,7 @@ class TestRequests:
 
     def test_content_and_trailers_both_ways(self) -> None:
         async def script(edge: Edge) -> None:
-            h2c(edge)
-            client = await h2_client(edge)
-            await client.headers(1, get(method=b"POST"), end=False)
-            upstream = await h2_upstream(edge)
-            await upstream.event(RequestReceived)
+            client, upstream = await asked(edge, method=b"POST", end=False)
             # Each side reads while the other one writes.
             reading = asyncio.create_task(upstream.on(StreamEnded, 1))
             await client.data(1, b"x" * 300_000)

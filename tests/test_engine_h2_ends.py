@@ -17,17 +17,18 @@ from h2.events import (
     TrailersReceived,
 )
 
-from tests.engine_h2_support import HOST, Lines, get, h2_client, h2_upstream
-from tests.engine_http_support import OK, Edge, make_tunnel, on_edge, request, settle
+from tests.engine_h2_support import (
+    HOST,
+    Lines,
+    asked,
+    get,
+    h2_client,
+    h2_upstream,
+    h2c,
+)
+from tests.engine_http_support import OK, Edge, on_edge, request, settle
 
 LAST = 2**31 - 1
-
-
-def h2c(edge: Edge) -> None:
-    """Make tunnel `a` one whose upstream speaks h2c."""
-    edge.engine.registry.remove(edge.a)
-    edge.a = make_tunnel("a", http_version="h2c")
-    edge.engine.registry.add(edge.a)
 
 
 class TestCancellation:
@@ -103,11 +104,7 @@ class TestEarlyResponses:
 
     def test_from_an_upstream_that_resets_behind_its_response(self) -> None:
         async def script(edge: Edge) -> None:
-            h2c(edge)
-            client = await h2_client(edge)
-            await client.headers(1, get(method=b"POST"), end=False)
-            upstream = await h2_upstream(edge)
-            await upstream.event(RequestReceived)
+            client, upstream = await asked(edge, method=b"POST", end=False)
             upstream.h2.send_headers(1, [(b":status", b"413")], end_stream=True)
             upstream.h2.reset_stream(1, ErrorCodes.NO_ERROR)
             await upstream.flush()
@@ -118,11 +115,7 @@ class TestEarlyResponses:
 
     def test_the_rest_goes_up_while_somebody_reads_it(self) -> None:
         async def script(edge: Edge) -> None:
-            h2c(edge)
-            client = await h2_client(edge)
-            await client.headers(1, get(method=b"POST"), end=False)
-            upstream = await h2_upstream(edge)
-            await upstream.event(RequestReceived)
+            client, upstream = await asked(edge, method=b"POST", end=False)
             await upstream.headers(1, [(b":status", b"200")])
             assert (await client.response(1))[0] == 200
             await client.data(1, b"rest", end=True)
@@ -164,11 +157,7 @@ class TestBrokenResponses:
 
     def test_of_h2c_reset_behind_the_head(self) -> None:
         async def script(edge: Edge) -> None:
-            h2c(edge)
-            client = await h2_client(edge)
-            await client.headers(1, get())
-            upstream = await h2_upstream(edge)
-            await upstream.event(RequestReceived)
+            client, upstream = await asked(edge)
             await upstream.headers(1, [(b":status", b"200")], end=False)
             await client.on(ResponseReceived, 1)
             upstream.h2.reset_stream(1, ErrorCodes.INTERNAL_ERROR)
@@ -209,11 +198,7 @@ class TestBrokenResponses:
 
     def test_a_wrong_length_is_no_whole_response(self) -> None:
         async def script(edge: Edge) -> None:
-            h2c(edge)
-            client = await h2_client(edge)
-            await client.headers(1, get())
-            upstream = await h2_upstream(edge)
-            await upstream.event(RequestReceived)
+            client, upstream = await asked(edge)
             await upstream.headers(1, [(b":status", b"200"), (b"content-length", b"5")], end=False)
             await upstream.data(1, b"123", end=True)
             assert await client.reset(1) == ErrorCodes.INTERNAL_ERROR
@@ -222,11 +207,7 @@ class TestBrokenResponses:
 
     def test_nothing_in_time(self) -> None:
         async def script(edge: Edge) -> None:
-            h2c(edge)
-            client = await h2_client(edge)
-            await client.headers(1, get())
-            upstream = await h2_upstream(edge)
-            await upstream.event(RequestReceived)
+            client, upstream = await asked(edge)
             assert (await client.response(1))[0] == 504
             assert await upstream.reset(1) == ErrorCodes.CANCEL
             # The next request does not go where the last one found nobody.
@@ -456,11 +437,7 @@ class TestPool:
 
     def test_closing_waits_for_no_exchange(self) -> None:
         async def script(edge: Edge) -> None:
-            h2c(edge)
-            client = await h2_client(edge)
-            await client.headers(1, get())
-            upstream = await h2_upstream(edge)
-            await upstream.event(RequestReceived)
+            client, upstream = await asked(edge)
             await edge.front.close()
             await upstream.headers(1, [(b":status", b"204")])
             assert (await client.response(1))[0] == 204

@@ -6,21 +6,19 @@ import asyncio
 
 import pytest
 from h2.errors import ErrorCodes
-from h2.events import DataReceived, RequestReceived, ResponseReceived, StreamEnded, WindowUpdated
+from h2.events import DataReceived, ResponseReceived, StreamEnded, WindowUpdated
 from h2.settings import SettingCodes
 from hyperframe.frame import DataFrame
 
-from tests.engine_h2_support import H2Peer, get, h2_client, h2_upstream
-from tests.engine_http_support import OK, Edge, Peer, make_tunnel, on_edge, settle
+from tests.engine_h2_support import (
+    H2Peer,
+    asked,
+    get,
+    h2_client,
+)
+from tests.engine_http_support import OK, Edge, Peer, on_edge, settle
 
 WINDOW = 131_072
-
-
-def h2c(edge: Edge) -> None:
-    """Make tunnel `a` one whose upstream speaks h2c."""
-    edge.engine.registry.remove(edge.a)
-    edge.a = make_tunnel("a", http_version="h2c")
-    edge.engine.registry.add(edge.a)
 
 
 async def pump(peer: H2Peer) -> None:
@@ -205,11 +203,7 @@ class TestWithUpstreams:
     @pytest.mark.parametrize("paused", ["client", "upstream"])
     def test_a_stall_on_one_side_reaches_the_other(self, paused: str) -> None:
         async def script(edge: Edge) -> None:
-            h2c(edge)
-            client = await h2_client(edge)
-            await client.headers(1, get(method=b"POST"), end=False)
-            upstream = await h2_upstream(edge)
-            await upstream.event(RequestReceived)
+            client, upstream = await asked(edge, method=b"POST", end=False)
             slow, fast = (client, upstream) if paused == "client" else (upstream, client)
             slow.hold = True
             if paused == "client":

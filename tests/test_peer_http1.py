@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
-from typing import Any
 
 import h11
 import pytest
 
 from harness.engine.driver import Incoming, UpstreamQueue
 from harness.errors import DeadlineExpired, PeerMismatch
-from harness.evidence.transcript import DOWNSTREAM, Transcript
+from harness.evidence.transcript import DOWNSTREAM
 from harness.link.deadline import deadline, set_default
 from harness.link.stream import End, EndKind, LinkReset
-from harness.link.tcp import TcpLink, TcpListener, connect_tcp
+from harness.link.tcp import TcpLink
 from harness.peer.http1 import Http1Client, Http1Upstream, exchange
 from harness.peer.http1_upstream import READ_AHEAD
 from harness.wire import http1_write as write
+from tests.peer_support import TcpWire, scripted
 
 
-class Wire:
-    """A client and an upstream joined by TCP alone: an engine that changes nothing."""
+class Wire(TcpWire):
+    """With HTTP/1.1 on both ends."""
 
     def __init__(self) -> None:
-        self.transcript = Transcript(asyncio.get_running_loop().time)
-        self.queue = UpstreamQueue()
+        super().__init__()
         self.upstream = Http1Upstream(self.queue, self.transcript)
-        self.listener = TcpListener()
-        self.links: list[TcpLink] = []
-
-    async def link(self) -> tuple[TcpLink, TcpLink]:
-        ours = await connect_tcp(self.listener.host, self.listener.port)
-        theirs = await self.listener.accept()
-        self.links += [ours, theirs]
-        return ours, theirs
 
     async def client(self) -> Http1Client:
         ours, theirs = await self.link()
@@ -45,39 +34,11 @@ class Wire:
     def wrap(self, link: TcpLink) -> Http1Client:
         return Http1Client(link, self.transcript.channel(DOWNSTREAM, "client", "client-1"), host="x.test")
 
-
-@asynccontextmanager
-async def joined() -> AsyncIterator[Wire]:
-    set_default(2.0)
-    wire = Wire()
-    await wire.listener.start()
-    try:
-        async with deadline("the test", 20):
-            yield wire
-    finally:
-        await wire.upstream.close()
-        for link in wire.links:
-            await link.close()
-        await wire.listener.stop()
+    async def close(self) -> None:
+        await self.upstream.close()
 
 
-Script = Callable[[Wire], Coroutine[Any, Any, None]]
-
-
-def scripted(script: Script) -> Callable[[], None]:
-    def run() -> None:
-        async def main() -> None:
-            async with joined() as wire:
-                await script(wire)
-
-        asyncio.run(main())
-
-    run.__name__ = script.__name__
-    run.__doc__ = script.__doc__
-    return run
-
-
-@scripted
+@scripted(Wire)
 async def test_an_exchange(wire: Wire) -> None:
     client = await wire.client()
     request, response = await exchange(client, wire.upstream, "n1")
@@ -91,7 +52,7 @@ async def test_an_exchange(wire: Wire) -> None:
     assert "200 OK" in steps
 
 
-@scripted
+@scripted(Wire)
 async def test_bodies_both_ways(wire: Wire) -> None:
     client = await wire.client()
     await client.request("POST", "/", chunks=[b"ab", b"c"], trailers=[("X-Sum", "1")], nonce="n")
@@ -104,7 +65,7 @@ async def test_bodies_both_ways(wire: Wire) -> None:
     assert (response.status, response.body, response.trailers) == (201, b"def", [("T", "2")])
 
 
-@scripted
+@scripted(Wire)
 async def test_a_large_body_flows_when_it_is_read(wire: Wire) -> None:
     client = await wire.client()
     body = bytes(range(256)) * (4 * READ_AHEAD // 256)
@@ -116,7 +77,7 @@ async def test_a_large_body_flows_when_it_is_read(wire: Wire) -> None:
     assert (await client.response()).body == body
 
 
-@scripted
+@scripted(Wire)
 async def test_reading_stops_at_the_read_ahead(wire: Wire) -> None:
     client = await wire.client()
     body = bytes(64 << 20)
@@ -130,7 +91,7 @@ async def test_reading_stops_at_the_read_ahead(wire: Wire) -> None:
     client.abort()
 
 
-@scripted
+@scripted(Wire)
 async def test_informational_responses_are_kept(wire: Wire) -> None:
     client = await wire.client()
     await client.request_head("POST", "/", [("Expect", "100-continue"), ("Content-Length", "2")], nonce="n")
@@ -145,7 +106,7 @@ async def test_informational_responses_are_kept(wire: Wire) -> None:
     assert [head.status for head in response.informational] == [100, 103]
 
 
-@scripted
+@scripted(Wire)
 async def test_requests_are_found_by_nonce_not_by_order(wire: Wire) -> None:
     one, two = await wire.client(), await wire.client()
     await one.request("GET", "/a/n1?x")
@@ -159,7 +120,7 @@ async def test_requests_are_found_by_nonce_not_by_order(wire: Wire) -> None:
     assert (await two.response()).body == b"2"
 
 
-@scripted
+@scripted(Wire)
 async def test_a_smuggled_request_is_unexpected(wire: Wire) -> None:
     client = await wire.client()
     smuggled = write.request("GET", "/smuggled", host="x.test")
@@ -174,7 +135,7 @@ async def test_a_smuggled_request_is_unexpected(wire: Wire) -> None:
     ]
 
 
-@scripted
+@scripted(Wire)
 async def test_octets_that_are_no_request_are_unexpected(wire: Wire) -> None:
     client = await wire.client()
     await client.send_raw(b"GET / HT")
@@ -183,7 +144,7 @@ async def test_octets_that_are_no_request_are_unexpected(wire: Wire) -> None:
     assert [stray.raw_head for stray in wire.upstream.unexpected] == [b"GET / HT"]
 
 
-@scripted
+@scripted(Wire)
 async def test_head_gets_no_content(wire: Wire) -> None:
     client = await wire.client()
     await client.request("HEAD", "/", nonce="n")
@@ -194,7 +155,7 @@ async def test_head_gets_no_content(wire: Wire) -> None:
     await exchange(client, wire.upstream, "n2")
 
 
-@scripted
+@scripted(Wire)
 async def test_close_is_kept_by_both(wire: Wire) -> None:
     client = await wire.client()
     await client.request("GET", "/", [("Connection", "close")], nonce="n")
@@ -206,7 +167,7 @@ async def test_close_is_kept_by_both(wire: Wire) -> None:
     assert await connection.expect_end() == End(EndKind.FIN)
 
 
-@scripted
+@scripted(Wire)
 async def test_a_body_until_close(wire: Wire) -> None:
     client = await wire.client()
     await client.request("GET", "/", nonce="n")
@@ -216,7 +177,7 @@ async def test_a_body_until_close(wire: Wire) -> None:
     assert (response.body, response.complete, response.end) == (b"hello", True, End(EndKind.FIN))
 
 
-@scripted
+@scripted(Wire)
 async def test_a_response_that_breaks_off_is_incomplete(wire: Wire) -> None:
     client = await wire.client()
     await client.request("GET", "/", nonce="n")
@@ -228,7 +189,7 @@ async def test_a_response_that_breaks_off_is_incomplete(wire: Wire) -> None:
     assert response.describe() == "200 with 5 octets, incomplete, then FIN"
 
 
-@scripted
+@scripted(Wire)
 async def test_a_request_that_breaks_off_is_told(wire: Wire) -> None:
     client = await wire.client()
     await client.request("POST", "/", body=b"hello", length=10, nonce="n")
@@ -239,7 +200,7 @@ async def test_a_request_that_breaks_off_is_told(wire: Wire) -> None:
     assert request.aborted
 
 
-@scripted
+@scripted(Wire)
 async def test_broken_chunks_are_told(wire: Wire) -> None:
     client = await wire.client()
     await client.request_head("POST", "/", [("Transfer-Encoding", "chunked")], nonce="n")
@@ -251,7 +212,7 @@ async def test_broken_chunks_are_told(wire: Wire) -> None:
     assert [violation.what for violation in request.violations] == ["malformed chunk size b'0x5'"]
 
 
-@scripted
+@scripted(Wire)
 async def test_what_comes_instead_of_a_response_is_told(wire: Wire) -> None:
     client = await wire.client()
     await client.request("GET", "/a", nonce="n")
@@ -265,7 +226,7 @@ async def test_what_comes_instead_of_a_response_is_told(wire: Wire) -> None:
         await other.response()
 
 
-@scripted
+@scripted(Wire)
 async def test_waits_have_deadlines_with_names(wire: Wire) -> None:
     set_default(0.05)
     client = await wire.client()
@@ -278,7 +239,7 @@ async def test_waits_have_deadlines_with_names(wire: Wire) -> None:
         await client.expect_end()
 
 
-@scripted
+@scripted(Wire)
 async def test_expect_end_refuses_another_response(wire: Wire) -> None:
     client = await wire.client()
     await client.request("GET", "/", nonce="n")
@@ -289,7 +250,7 @@ async def test_expect_end_refuses_another_response(wire: Wire) -> None:
         await client.expect_end()
 
 
-@scripted
+@scripted(Wire)
 async def test_outcome_gives_both(wire: Wire) -> None:
     client = await wire.client()
     await client.request("GET", "/", nonce="n")
@@ -301,7 +262,7 @@ async def test_outcome_gives_both(wire: Wire) -> None:
     assert end == End(EndKind.FIN)
 
 
-@scripted
+@scripted(Wire)
 async def test_an_upgrade_becomes_a_raw_stream(wire: Wire) -> None:
     client = await wire.client()
     fields = [("Connection", "Upgrade"), ("Upgrade", "echo")]
@@ -321,7 +282,7 @@ async def test_an_upgrade_becomes_a_raw_stream(wire: Wire) -> None:
         await tunnel.receive()
 
 
-@scripted
+@scripted(Wire)
 async def test_a_tunnel_behind_connect(wire: Wire) -> None:
     client = await wire.client()
     await client.request("CONNECT", "db.test:1", nonce="n")
@@ -331,7 +292,7 @@ async def test_a_tunnel_behind_connect(wire: Wire) -> None:
     assert await server.receive_exactly(2) == b"hi"
 
 
-@scripted
+@scripted(Wire)
 async def test_a_refused_upgrade_goes_on(wire: Wire) -> None:
     client = await wire.client()
     await client.request("GET", "/", [("Connection", "Upgrade"), ("Upgrade", "echo")], nonce="n")
@@ -340,7 +301,7 @@ async def test_a_refused_upgrade_goes_on(wire: Wire) -> None:
     await exchange(client, wire.upstream, "n2")
 
 
-@scripted
+@scripted(Wire)
 async def test_pipelined_requests_get_their_responses_in_order(wire: Wire) -> None:
     client = await wire.client()
     await client.send_raw(b"".join(write.request("GET", f"/{n}", host="x") for n in range(3)), expects=["GET"] * 3)
@@ -349,7 +310,7 @@ async def test_pipelined_requests_get_their_responses_in_order(wire: Wire) -> No
     assert [(await client.response()).body for _ in range(3)] == [b"0", b"1", b"2"]
 
 
-@scripted
+@scripted(Wire)
 async def test_a_paused_connection_is_not_read(wire: Wire) -> None:
     client = await wire.client()
     await client.request_head("POST", "/", [("Content-Length", "10")], nonce="n")
@@ -360,7 +321,7 @@ async def test_a_paused_connection_is_not_read(wire: Wire) -> None:
     assert await request.read_exactly(5) == b"12345"
 
 
-@scripted
+@scripted(Wire)
 async def test_a_connection_that_cannot_be_wrapped_is_told(wire: Wire) -> None:
     async def refuse(incoming: Incoming, channel: object) -> TcpLink:
         raise PeerMismatch("a ClientHello", "GET /")
@@ -374,7 +335,7 @@ async def test_a_connection_that_cannot_be_wrapped_is_told(wire: Wire) -> None:
     await upstream.close()
 
 
-@scripted
+@scripted(Wire)
 async def test_h11_as_the_server(wire: Wire) -> None:
     """The client peer and a server of the other family."""
     ours, theirs = await wire.link()
@@ -410,7 +371,7 @@ async def test_h11_as_the_server(wire: Wire) -> None:
         assert [head.status for head in response.informational] == [103]
 
 
-@scripted
+@scripted(Wire)
 async def test_h11_as_the_client(wire: Wire) -> None:
     """The upstream peer and a client of the other family."""
     ours, theirs = await wire.link()

@@ -2,81 +2,44 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from hyperframe.frame import GoAwayFrame, PingFrame, RstStreamFrame, SettingsFrame
 
-from harness.engine.driver import Incoming, UpstreamQueue
+from harness.engine.driver import Incoming
 from harness.errors import PeerMismatch
-from harness.evidence.transcript import DOWNSTREAM, Transcript
-from harness.link.deadline import deadline, set_default
-from harness.link.tcp import TcpLink, TcpListener, connect_tcp
+from harness.evidence.transcript import DOWNSTREAM
 from harness.peer.http import ExchangeEnd
 from harness.peer.http2 import Http2Client
 from harness.peer.http2_upstream import Http2Upstream
 from harness.wire.http2 import ErrorCode, Setting, blocks, frames
+from tests.peer_support import TcpWire, scripted
 
 
-class Wire:
-    """A client and an upstream joined by TCP alone: an engine that changes nothing."""
+class Wire(TcpWire):
+    """With HTTP/2 on both ends."""
 
     def __init__(self, **upstream: Any) -> None:
-        self.transcript = Transcript(asyncio.get_running_loop().time)
-        self.queue = UpstreamQueue()
+        super().__init__()
         self.upstream = Http2Upstream(self.queue, self.transcript, **upstream)
-        self.listener = TcpListener()
-        self.links: list[TcpLink] = []
         self.clients: list[Http2Client] = []
 
     async def client(self, **own: Any) -> Http2Client:
-        ours = await connect_tcp(self.listener.host, self.listener.port)
-        theirs = await self.listener.accept()
-        self.links += [ours, theirs]
+        ours, theirs = await self.link()
         self.queue.put(Incoming(theirs))
         client = Http2Client(ours, self.transcript.channel(DOWNSTREAM, "client", "client-1"), host="x.test", **own)
         self.clients.append(client)
         await client.start()
         return client
 
-
-@asynccontextmanager
-async def joined(**upstream: Any) -> AsyncIterator[Wire]:
-    set_default(2.0)
-    wire = Wire(**upstream)
-    await wire.listener.start()
-    try:
-        async with deadline("the test", 20):
-            yield wire
-    finally:
-        for client in wire.clients:
+    async def close(self) -> None:
+        for client in self.clients:
             await client.close()
-        await wire.upstream.close()
-        for link in wire.links:
-            await link.close()
-        await wire.listener.stop()
+        await self.upstream.close()
 
 
-Script = Callable[[Wire], Coroutine[Any, Any, None]]
-
-
-def scripted(script: Script) -> Callable[[], None]:
-    def run() -> None:
-        async def main() -> None:
-            async with joined() as wire:
-                await script(wire)
-
-        asyncio.run(main())
-
-    run.__name__ = script.__name__
-    run.__doc__ = script.__doc__
-    return run
-
-
-@scripted
+@scripted(Wire)
 async def test_an_exchange(wire: Wire) -> None:
     client = await wire.client()
     exchange = await client.begin("GET", "/n1", [("X-A", "1")], nonce="n1")
@@ -97,7 +60,7 @@ async def test_an_exchange(wire: Wire) -> None:
     assert ("engine", "DATA 5") in steps
 
 
-@scripted
+@scripted(Wire)
 async def test_bodies_trailers_and_interim_responses(wire: Wire) -> None:
     client = await wire.client()
     exchange = await client.begin("POST", "/", nonce="n", body=b"ab", end=False)
@@ -117,7 +80,7 @@ async def test_bodies_trailers_and_interim_responses(wire: Wire) -> None:
     assert response.violations == request.violations == []
 
 
-@scripted
+@scripted(Wire)
 async def test_large_bodies_go_by_credit(wire: Wire) -> None:
     client = await wire.client()
     body = bytes(range(256)) * 4096
@@ -130,7 +93,7 @@ async def test_large_bodies_go_by_credit(wire: Wire) -> None:
     assert request.violations == client.violations == wire.upstream.connections[0].violations == []
 
 
-@scripted
+@scripted(Wire)
 async def test_a_stream_that_is_not_read_stalls_alone(wire: Wire) -> None:
     client = await wire.client()
     slow = await client.begin("GET", "/", nonce="slow")
@@ -143,7 +106,7 @@ async def test_a_stream_that_is_not_read_stalls_alone(wire: Wire) -> None:
     assert len((await slow.response()).body) == 200_000
 
 
-@scripted
+@scripted(Wire)
 async def test_cancelling_and_breaking_off(wire: Wire) -> None:
     client = await wire.client()
     first, second = await client.begin(nonce="1"), await client.begin(nonce="2")
@@ -162,7 +125,7 @@ async def test_cancelling_and_breaking_off(wire: Wire) -> None:
         await one.respond(200)
 
 
-@scripted
+@scripted(Wire)
 async def test_goaway_tells_what_was_not_processed(wire: Wire) -> None:
     client = await wire.client()
     first, second = await client.begin(nonce="1"), await client.begin(nonce="2")
@@ -179,7 +142,7 @@ async def test_goaway_tells_what_was_not_processed(wire: Wire) -> None:
     assert (await client.closed()).clean
 
 
-@scripted
+@scripted(Wire)
 async def test_frames_and_settings(wire: Wire) -> None:
     client = await wire.client(settings=[(Setting.INITIAL_WINDOW_SIZE, 10), (0xF000, 7)])
     connection = await wire.upstream.connection(1)
@@ -196,7 +159,7 @@ async def test_frames_and_settings(wire: Wire) -> None:
     ]
 
 
-@scripted
+@scripted(Wire)
 async def test_a_malformed_request_keeps_what_it_broke(wire: Wire) -> None:
     client = await wire.client()
     stream = client.open_stream()
@@ -212,7 +175,7 @@ async def test_a_malformed_request_keeps_what_it_broke(wire: Wire) -> None:
     assert (await client.frame(RstStreamFrame)).stream_id == stream
 
 
-@scripted
+@scripted(Wire)
 async def test_blocks_by_hand(wire: Wire) -> None:
     client = await wire.client()
     secret = blocks.literal(b"authorization", b"s3cret", "never", huffman=True)
@@ -226,7 +189,7 @@ async def test_blocks_by_hand(wire: Wire) -> None:
     assert blocks.read_block(block)[-1].text == (b"authorization", b"s3cret")
 
 
-@scripted
+@scripted(Wire)
 async def test_what_is_no_http2_is_a_fragment(wire: Wire) -> None:
     client = await wire.client(preface=b"GET / HTTP/1.1\r\n\r\n", first=b"")
     await client.flushed()
@@ -237,7 +200,7 @@ async def test_what_is_no_http2_is_a_fragment(wire: Wire) -> None:
     assert "octets that are no HTTP/2" in wire.upstream.unexpected[0].describe()
 
 
-@scripted
+@scripted(Wire)
 async def test_what_is_said_behind_the_end_is_lost(wire: Wire) -> None:
     client = await wire.client()
     connection = await wire.upstream.connection(1)

@@ -14,6 +14,7 @@ from harness.model.case import Variant, case
 from harness.model.spec import TunnelSpec, http, private, tls
 from harness.peer.http1 import Http1Client, exchange
 from harness.scene import Scene
+from harness.tasks import side_by_side
 
 CROWD = 6
 """Clients per tunnel in the crowd."""
@@ -233,7 +234,7 @@ async def _web(scene: Scene, name: str) -> None:
         client = await scene.http_client(name)
         await exchange(client, upstream, scene.nonce().hex())
 
-    await _all(*(one() for _ in range(CROWD)))
+    await side_by_side(*(one() for _ in range(CROWD)))
 
 
 async def _raw(scene: Scene, name: str) -> None:
@@ -254,21 +255,7 @@ async def _raw(scene: Scene, name: str) -> None:
         wanted.discard(got)
         await peer.send(got[::-1])
 
-    await _all(*(client(nonce) for nonce in tuple(wanted)), *(server() for _ in range(CROWD)))
-
-
-async def _all(*steps: Any) -> None:
-    """Run side by side; the first departure ends all of them."""
-    tasks = [asyncio.ensure_future(step) for step in steps]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        for task in tasks:
-            if task.done():
-                task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    await side_by_side(*(client(nonce) for nonce in tuple(wanted)), *(server() for _ in range(CROWD)))
 
 
 @case("edge-opened-01", checks=["EDGE-028"], publish=tls(), needs=["dynamic"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -184,15 +183,3 @@ async def digest(sent: ClientExchange, response: Response) -> tuple[int, str]:
         size += len(data)
         hashed.update(data)
     return size, hashed.hexdigest()
-
-
-async def one_of(*steps: Any) -> list[Any]:
-    """What the steps gave that were through when the first of them was; `None` for the others, which are dropped."""
-    tasks = [asyncio.ensure_future(step) for step in steps]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        return [task.result() if task.done() else None for task in tasks]
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from harness.errors import EngineDeparted, PeerMismatch
+from harness.errors import PeerMismatch
 from harness.link.stream import End
 from harness.peer.http1 import Http1Client, Http1Upstream, Response, UpstreamRequest
 from harness.scene import Scene
+from harness.tasks import dropped, one_of
 from harness.wire import http1_write as write
 from harness.wire.http1_write import Field
 
@@ -274,24 +275,13 @@ async def meanwhile(*steps: Coroutine[Any, Any, Any]) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-    for result in results:
-        if isinstance(result, Exception) and not isinstance(result, EngineDeparted):
-            raise result
+        await dropped(tasks)
 
 
 async def first_of(one: Coroutine[Any, Any, A], other: Coroutine[Any, Any, B]) -> tuple[A | None, B | None]:
     """What came first of two events, the other one `None` and no longer awaited; both, where both are there."""
-    first, second = asyncio.ensure_future(one), asyncio.ensure_future(other)
-    try:
-        await asyncio.wait((first, second), return_when=asyncio.FIRST_COMPLETED)
-        return (first.result() if first.done() else None), (second.result() if second.done() else None)
-    finally:
-        for task in (first, second):
-            task.cancel()
-        await asyncio.gather(first, second, return_exceptions=True)
+    first, second = await one_of(one, other)
+    return first, second
 
 
 class Answered:

@@ -13,7 +13,6 @@ from conformance.http._pair_steps import (
     kind_of,
     meet,
     new_client,
-    one_of,
     pair_case,
     told,
     works,
@@ -25,6 +24,7 @@ from harness.link.stream import LinkReset
 from harness.peer.http import ExchangeEnd, Response
 from harness.peer.http_upstream import UpstreamExchange
 from harness.scene import Scene
+from harness.tasks import one_of
 
 ANY_ERROR = {"502": "any 5xx", "503": "any 5xx", "504": "any 5xx", "5xx": "any 5xx"}
 

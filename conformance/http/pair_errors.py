@@ -12,7 +12,6 @@ from conformance.http._pair_steps import (
     kind_of,
     meet,
     new_client,
-    one_of,
     pair_case,
     told,
     works,
@@ -25,6 +24,7 @@ from harness.model.case import case
 from harness.model.spec import http
 from harness.peer.http import ExchangeEnd, Fields, HttpClient, Response
 from harness.scene import Scene
+from harness.tasks import one_of
 
 INTERNALS = ("Traceback", "127.0.0.1", 'File "', "0x", "asyncio", "localhost")
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from conformance.http._pair_steps import Met, behind, meet, new_client, one_of, pair_case, plain, told
+from conformance.http._pair_steps import Met, behind, meet, new_client, pair_case, plain, told
 from harness.peer.http import Fields, Response
 from harness.scene import Scene
+from harness.tasks import one_of
 
 
 @pair_case("http-pair-03", ["HTTP-HDR-001", "RFC9110-5.1-1", "RFC9110-7.6-3"])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gzip
 
-from conformance.http._pair_steps import SPOKEN, Met, behind, beside, meet, new_client, one_of, pair_case, told, works
+from conformance.http._pair_steps import SPOKEN, Met, behind, beside, meet, new_client, pair_case, told, works
 from harness.peer.http import Response
 from harness.peer.http_upstream import UpstreamExchange
 from harness.scene import Scene
+from harness.tasks import one_of
 
 LARGE = 1 << 20
 

@@ -15,6 +15,7 @@ from harness.peer.http2_connection import Http2Peer
 from harness.peer.http2_upstream import Http2UpstreamConnection, Http2UpstreamExchange
 from harness.peer.http_upstream import Fragment, HttpUpstream, UpstreamExchange
 from harness.scene import Scene
+from harness.tasks import dropped
 from harness.wire.http2 import ErrorCode, Field, error_name
 from harness.wire.http2.blocks import Representation
 
@@ -34,12 +35,7 @@ async def first_of(*events: Awaitable[Any]) -> None:
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-    for result in results:
-        if isinstance(result, Exception) and not isinstance(result, EngineDeparted):
-            raise result
+        await dropped(tasks)
 
 
 # The end of a connection

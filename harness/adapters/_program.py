@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,21 @@ class ProgramAdapter(Adapter):
     @abstractmethod
     def open(self) -> None:
         """Run the program with no tunnel, by `_params` and in `_folder`. Raises `Trouble`."""
+
+    def replace(self, command: Sequence[str], tcp: Iterable[int], udp: Iterable[int], seconds: float) -> str | None:
+        """Run `command` in the place of the process that runs, until it listens on all of these ports; what is wrong,
+        or `None`. Between the two nobody listens: tunnels are published before any case runs."""
+        if self._child is not None:
+            self._child.stop()
+            self._child = None
+        child = Child(list(command), folder=self._folder, on_exit=self.exited, announce=False)
+        wrong = child.await_ports(tcp, seconds, udp=udp)
+        if wrong is not None:
+            child.stop()
+            return wrong
+        child.announce()
+        self._child = child
+        return None
 
     def status(self) -> Result:
         """Whether the process runs, and which one it is."""

@@ -24,7 +24,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from harness.adapters._named import ADDRESS, HTTP, LISTENERS, REDIRECT, THROUGH, TLS, NamedTunnels
-from harness.adapters._process import Child
 from harness.adapters._rpc import Result
 from harness.adapters._spec import HTTP_VERSIONS, TLS12_CIPHERS, Tunnel
 
@@ -412,26 +411,16 @@ class Envoy(NamedTunnels):
         return {**found, "udp_port": found["port"]} if over_udp else found
 
     def launch(self) -> str | None:
-        """Start a process with the configuration of now, in the place of the one that runs; what is wrong, or `None`.
-        Between the two nobody listens: tunnels are published before any case runs."""
+        """Start a process with the configuration of now, in the place of the one that runs; what is wrong, or
+        `None`."""
         settings = self._params["settings"]
         configuration = Configuration(self._params["certificate"], self._ports, settings)
         file = self._folder / "envoy.json"
         file.write_text(json.dumps(configuration.render(list(self._tunnels.values())), indent=1), encoding="utf-8")
-        if self._child is not None:
-            self._child.stop()
-            self._child = None
         options = ("--concurrency", "1", "--disable-hot-restart", "-l", "warning", "--file-flush-interval-msec", "50")
         command = [self._binary, "-c", str(file), *options]
-        child = Child(command, folder=self._folder, on_exit=self.exited, announce=False)
         udp = [] if settings.get("listener.udp") is False else [self._ports[HTTP]]
-        wrong = child.await_ports(self._ports.values(), START_SECONDS, udp=udp)
-        if wrong is not None:
-            child.stop()
-            return wrong
-        child.announce()
-        self._child = child
-        return None
+        return self.replace(command, self._ports.values(), udp, START_SECONDS)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.adapters._process import Child, free_ports
+from harness.adapters._process import free_ports
 from harness.adapters._program import ProgramAdapter
 from harness.adapters._rpc import Result, Trouble
+from harness.adapters._spec import LACKING
 from harness.foreign.lock import program
 
 ADDRESS = "127.0.0.1"
@@ -31,17 +32,10 @@ NOWHERE = "tcp://127.0.0.1:1"
 """Where the first listener leads, which is there before any tunnel and belongs to none."""
 TLS_VERSIONS = {"tls1.2": "TLS1_2", "tls1.3": "TLS1_3"}
 _LACKING: Mapping[str, str] = {
+    **LACKING,
     "hostname": "edge.requested-hostname",
-    "mtls_auth": "tls.mtls",
-    "trusted_ips": "policy.trusted-ips",
-    "geoip": "policy.geoip",
-    "token_auth": "http.token-auth",
-    "rstream_auth": "http.rstream-auth",
-    "challenge_mode": "http.challenge",
-    "datagram_guaranteed_delivery": "private.datagram",
     "tls_min_version": "tls.min-version",
     "tls_ciphers": "tls.ciphers",
-    "port": "tcp",
 }
 """Properties that a mode has nothing for, where they are set and not false, with the feature they stand for."""
 _FREE = frozenset(
@@ -179,26 +173,15 @@ class Mitmproxy(ProgramAdapter):
         return {self._door, *(tunnel.port for tunnel in self._tunnels.values())}
 
     def _launch(self, tunnels: Mapping[str, Tunnel]) -> str | None:
-        """Start a process for `tunnels` in the place of the one that runs; what is wrong, or `None`. Between the two
-        nobody listens: tunnels are published before any case runs."""
+        """Start a process for `tunnels` in the place of the one that runs; what is wrong, or `None`."""
         whole = configuration(
             self._door, tunnels.values(), self._params["certificate"], self._params["settings"]
         )  # JSON is YAML, too.
         (self._folder / "config.yaml").write_text(json.dumps(whole, indent=1), encoding="utf-8")
-        if self._child is not None:
-            self._child.stop()
-            self._child = None
         command = [self._binary, "--set", f"confdir={self._folder}"]
-        child = Child(command, folder=self._folder, on_exit=self.exited, announce=False)
         tcp = [self._door, *(tunnel.port for tunnel in tunnels.values() if tunnel.transport == "tcp")]
         udp = [tunnel.port for tunnel in tunnels.values() if tunnel.transport == "udp"]
-        wrong = child.await_ports(tcp, START_SECONDS, udp=udp)
-        if wrong is not None:
-            child.stop()
-            return wrong
-        child.announce()
-        self._child = child
-        return None
+        return self.replace(command, tcp, udp, START_SECONDS)
 
     def publish(self, specs: Sequence[Mapping[str, Any]]) -> list[Result]:
         """Give each of `specs` that can be rendered a mode, and start again with all of them."""

@@ -42,6 +42,21 @@ def number(low: int, high: int = 1_000_000_000) -> Callable[[str], int]:
     return read
 
 
+def fraction(low: float, high: float) -> Callable[[str], float]:
+    """A type for argparse: a number from `low` to `high`, fractions allowed."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"found {text!r}, allowed is a number from {low:g} to {high:g}")
+        return value
+
+    return read
+
+
 def fault_plan(text: str) -> FaultPlan:
     """A type for argparse: what happens to packets by chance."""
     try:

@@ -17,7 +17,7 @@ from harness.bench.ground import Ground
 from harness.bench.run import Plan, Sampler, choose
 from harness.bench.suite import read_cases
 from harness.bench.table import as_json, as_text
-from harness.cli.arguments import check_name, number
+from harness.cli.arguments import check_name, fraction, number
 from harness.cli.signals import INTERRUPTED, interruptible
 from harness.errors import SetupFailed
 from harness.ledger import Ledger
@@ -51,7 +51,10 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "--samples", type=number(1, 1000), default=5, help="how often each column is sampled (default: 5)"
     )
     command.add_argument(
-        "--seconds", type=_seconds, default=1.0, help="how long a sample takes; fractions are allowed (default: 1)"
+        "--seconds",
+        type=fraction(LEAST, MOST),
+        default=1.0,
+        help="how long a sample takes; fractions are allowed (default: 1)",
     )
     command.add_argument(
         "--agents", type=number(1, 10_000), default=1000, help="idle agents of idle-memory (default: 1000)"
@@ -61,16 +64,6 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     command.add_argument("--json", action="store_true", help="machine-readable")
     command.set_defaults(run=run)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not LEAST <= value <= MOST:
-        raise argparse.ArgumentTypeError(f"found {text!r}, allowed is a number from {LEAST:g} to {MOST:g}")
-    return value
 
 
 def run(arguments: argparse.Namespace) -> int:

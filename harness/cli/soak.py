@@ -14,7 +14,7 @@ import secrets
 import sys
 from collections.abc import Iterable
 
-from harness.cli.arguments import number
+from harness.cli.arguments import fraction, number
 from harness.cli.signals import INTERRUPTED, interruptible
 from harness.errors import SetupFailed
 from harness.ledger import Ledger
@@ -36,7 +36,10 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "--engine", default="reference", metavar="PROFILE", help="a shipped profile or a TOML file (default: reference)"
     )
     command.add_argument(
-        "--minutes", type=_minutes, default=1.0, help="how long to walk; fractions are allowed (default: 1)"
+        "--minutes",
+        type=fraction(LEAST, MOST),
+        default=1.0,
+        help="how long to walk; fractions are allowed (default: 1)",
     )
     command.add_argument("--seed", type=number(0), default=None, help="seed of the walk (default: random, printed)")
     command.add_argument("--steps", type=number(1), default=None, help="end after so many steps, whatever the time")
@@ -47,16 +50,6 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "--deadline-ms", type=number(1), default=20_000, help="how long to wait for an event (default: 20000)"
     )
     command.set_defaults(run=run)
-
-
-def _minutes(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not LEAST <= value <= MOST:
-        raise argparse.ArgumentTypeError(f"found {text!r}, allowed is a number from {LEAST:g} to {MOST:g}")
-    return value
 
 
 def run(arguments: argparse.Namespace) -> int:

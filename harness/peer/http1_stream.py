@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
-from harness.errors import PeerMismatch
+from harness.errors import DeadlineExpired, PeerMismatch
+from harness.evidence.transcript import Channel
 from harness.link.stream import End, EndKind, Link, LinkReset
 from harness.wire.http1 import FieldLine, Head, RequestHead, ResponseHead, Violation
 from harness.wire.http1_write import Field
@@ -43,6 +44,19 @@ async def receive(link: ByteStream) -> bytes | End:
     except LinkReset:
         return End(EndKind.RESET)
     return data or await _how_it_ended(link)
+
+
+async def receive_always(link: ByteStream, channel: Channel) -> bytes | End:
+    """As `receive`, for who reads in the background and awaits nothing in particular: TLS that is broken is a reset,
+    and told to `channel`."""
+    while True:
+        try:
+            return await receive(link)
+        except DeadlineExpired:  # a TLS peer bounds every wait
+            continue
+        except PeerMismatch as broken:
+            channel.got("broken TLS", detail=str(broken))
+            return End(EndKind.RESET)
 
 
 async def _how_it_ended(link: ByteStream) -> End:

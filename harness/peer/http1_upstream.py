@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from harness.engine.driver import Incoming, UpstreamQueue
-from harness.errors import DeadlineExpired, PeerMismatch
+from harness.errors import PeerMismatch
 from harness.evidence.transcript import Channel, Transcript
 from harness.link.deadline import deadline
-from harness.link.stream import End, EndKind, LinkReset
+from harness.link.stream import End, LinkReset
 from harness.peer.http import ConnectionEnd, ExchangeEnd, Fields
 from harness.peer.http1_exchange import framing_of
 from harness.peer.http1_stream import (
@@ -22,7 +22,7 @@ from harness.peer.http1_stream import (
     field_names,
     keep,
     not_taken,
-    receive,
+    receive_always,
     send_end,
     start_line,
 )
@@ -305,13 +305,7 @@ class UpstreamConnection(HttpUpstreamConnection):
         """Read until the end (the background task)."""
         while self.ended is None:
             await self.changed.until(self._may_read)
-            try:
-                got = await receive(self.link)
-            except DeadlineExpired:  # a TLS peer bounds every wait; here nothing is awaited
-                continue
-            except PeerMismatch as broken:
-                self.channel.got("broken TLS", detail=str(broken))
-                got = End(EndKind.RESET)
+            got = await receive_always(self.link, self.channel)
             if isinstance(got, End):
                 self._finish(got)
             else:

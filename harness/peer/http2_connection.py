@@ -17,9 +17,9 @@ from hyperframe.frame import Frame
 from harness.errors import DeadlineExpired, PeerMismatch
 from harness.evidence.transcript import Channel
 from harness.link.deadline import deadline
-from harness.link.stream import End, EndKind, LinkReset
+from harness.link.stream import End, LinkReset
 from harness.peer.http import ConnectionEnd, Fields
-from harness.peer.http1_stream import ByteStream, keep, receive
+from harness.peer.http1_stream import ByteStream, keep, receive_always
 from harness.peer.http_upstream import Changed
 from harness.wire.http1_message import Violation
 from harness.wire.http1_write import Text
@@ -260,13 +260,7 @@ class Http2Peer:
     async def _read(self) -> None:
         while self.ended is None:
             await self.changed.until(self._may_read)
-            try:
-                got = await receive(self.link)
-            except DeadlineExpired:  # a TLS peer bounds every wait; here nothing is awaited
-                continue
-            except PeerMismatch as broken:
-                self.channel.got("broken TLS", detail=str(broken))
-                got = End(EndKind.RESET)
+            got = await receive_always(self.link, self.channel)
             if isinstance(got, End):
                 self._take(self.wire.receive_end())
                 self.channel.got(str(got))

@@ -6,6 +6,7 @@ It is also the frame by frame API of both: any frame, legal or not, on any strea
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -41,7 +42,7 @@ def stream_words(stream_id: int, *, fin: bool = False) -> str:
     return f"stream {stream_id}{', FIN' if fin else ''}"
 
 
-class Http3Peer:
+class Http3Peer(ABC):
     """One connection of HTTP/3, either role. `quic` is the peer below, `wire` the protocol: all that is known is
     readable there.
 
@@ -73,16 +74,16 @@ class Http3Peer:
 
     # What the roles do with it
 
+    @abstractmethod
     def take(self, event: seen.Event) -> None:
         """An event of a message: `Head`, `Content`, `MessageEnd`, `StreamAborted`, `SendingStopped`, `GoawaySeen`,
         `Violation` with a stream."""
-        raise NotImplementedError
 
+    @abstractmethod
     def over(self, end: ExchangeEnd) -> None:
         """The connection is over: all exchanges are."""
-        raise NotImplementedError
 
-    def tell(self) -> None:
+    def tell(self) -> None:  # noqa: B027 - a role may have nobody to wake
         """Something changed: wake whoever waits elsewhere than in `until`."""
 
     # Below

@@ -24,6 +24,7 @@ from harness.soak.carry import Leg, ask, begin, carry, differences, head, respon
 from harness.soak.carry import answer as answer_plan
 from harness.soak.chance import Chance
 from harness.soak.plan import Answer, Ask, Plan
+from harness.tasks import side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -96,19 +97,6 @@ class Lane:
         """Whether the connection is not to be used behind this response (RFC 9112 section 9.6)."""
         return self.down == "h1" and "close" in (got.get("connection") or "").lower()
 
-    async def all(self, *steps: Awaitable[object]) -> None:
-        """Side by side; the first error ends all."""
-        tasks = [asyncio.ensure_future(step) for step in steps]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-            for task in tasks:
-                if task.done():
-                    task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
 
 @asynccontextmanager
 async def beside(step: Awaitable[None]) -> AsyncIterator[None]:
@@ -142,7 +130,7 @@ async def abreast(lane: Lane) -> None:
     count = lane.random.randint(2, 8)
     one = None if lane.down == "h1" else await lane.connect()
     clients = [one or await lane.connect() for _ in range(count)]
-    await lane.all(*(lane.exchange(client) for client in clients))
+    await side_by_side(*(lane.exchange(client) for client in clients))
 
 
 async def pipelined(lane: Lane) -> None:

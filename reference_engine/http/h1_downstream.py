@@ -77,11 +77,7 @@ class H1Downstream(Downstream):
         head, body = self._connection.rules.answer(fault, close=False)
         if close or not self.complete:
             self.close_after()
-        self.put(head)
-        if self.head.method != b"HEAD":
-            self.put(Data(body))
-        self.put(End())
-        await self.flush()
+        await self.respond(head, body)
 
     async def truncate(self, reason: str) -> None:
         """See Downstream: where only the connection's end delimits the content, its end must not look clean."""

@@ -147,12 +147,7 @@ class H2Downstream(Downstream, H2Half[Data | End | Reset]):
 
     async def refuse(self, fault: Fault, *, close: bool = False) -> None:
         """See Downstream."""
-        head, body = self._server.rules.answer(fault, close=False)
-        self.put(head)
-        if self.head.method != b"HEAD":
-            self.put(Data(body))
-        self.put(End())
-        await self.flush()
+        await self.respond(*self._server.rules.answer(fault, close=False))
 
     async def truncate(self, reason: str) -> None:
         """See Downstream."""

@@ -205,12 +205,8 @@ class H3Downstream(RequestStream, Downstream):
             self.reset(self.rules.malformed_code())
             self._ended = True
             return
-        head, body = self.rules.answer(fault, close=False)
         self.close_after()
-        self.put(head)
-        self.put(Data(body))
-        self.put(End())
-        await self.flush()
+        await self.respond(*self.rules.answer(fault, close=False))
 
     async def truncate(self, reason: str) -> None:
         """See Downstream."""

@@ -68,6 +68,14 @@ class Downstream(ABC):
     async def flush(self) -> None:
         """Write what was put, and wait while the client is slow. Raises StreamReset when the client is gone."""
 
+    async def respond(self, head: ResponseHead, content: bytes) -> None:
+        """A whole response of the edge's own; one to HEAD goes without its content. Raises StreamReset."""
+        self.put(head)
+        if self.head.method != b"HEAD":
+            self.put(Data(content))
+        self.put(End())
+        await self.flush()
+
     @abstractmethod
     async def refuse(self, fault: Fault, *, close: bool = False) -> None:
         """Answer on the edge's own account: a whole response. `close`: what follows in HTTP/1.1 cannot be trusted; a

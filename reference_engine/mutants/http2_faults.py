@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import hpack
@@ -31,7 +32,7 @@ PADDED, END_HEADERS = 0x8, 0x4
 TOO_LARGE = 16_385
 
 
-class _Skips(Filtered):
+class _Skips(Filtered, ABC):
     """Passes over frames that are wrong in one way."""
 
     def passed(self, frame: RawFrame) -> list[RawFrame]:
@@ -41,9 +42,9 @@ class _Skips(Filtered):
         self.reached()
         return []
 
+    @abstractmethod
     def wrong(self, frame: RawFrame) -> bool:
         """Whether it is passed over."""
-        raise NotImplementedError
 
 
 @h2_double(

@@ -13,14 +13,11 @@ from typing import Any
 import pytest
 
 from harness.adapters._process import bound, listeners, sockets_of
-from harness.adapters._rpc import Trouble
 from harness.adapters._spec import Tunnel, lacking
 from harness.adapters.envoy import Configuration, Envoy
 from harness.engine.adapter import check
 from harness.foreign.lock import folder, installed_stamp, lock
-from harness.ledger import Ledger
 from harness.peer.tls_pki import edge_identity
-from harness.profiles import load
 
 (LOCKED,) = [one for one in lock() if one.name == "envoy"]
 installed = [
@@ -68,23 +65,6 @@ def tunnel(listener: str, host: str = "a.t.test", **properties: Any) -> Tunnel:
 )
 def test_what_it_lacks(properties: dict[str, Any], feature: str | None) -> None:
     assert lacking(properties, Envoy.versions) == feature
-
-
-def test_it_claims_known_features_and_its_profile_no_more() -> None:
-    assert set(Envoy.features) <= set(Ledger.load().features)
-    assert load("envoy").features <= set(Envoy.features)
-
-
-def test_settings_that_it_does_not_know_are_told_and_nothing_is_started() -> None:
-    settings = {"edition": "pro", "listener.dtls": False, "limit.http-header-bytes": 1000, "listener.udp": True}
-    adapter = Envoy(find=lambda _: None)
-    assert adapter.start({"settings": settings}) == ["edition", "limit.http-header-bytes"]
-    assert adapter.status() == {"running": False, "pid": None}
-
-
-def test_where_it_is_not_installed_it_says_what_to_do() -> None:
-    with pytest.raises(Trouble, match="run `make foreign`"):
-        Envoy(find=lambda _: None).hello()
 
 
 def test_what_speaks_what_upstream() -> None:

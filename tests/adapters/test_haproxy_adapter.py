@@ -8,11 +8,8 @@ from typing import Any
 
 import pytest
 
-from harness.adapters._rpc import Trouble
 from harness.adapters._spec import Tunnel, lacking
 from harness.adapters.haproxy import Configuration, HAProxy
-from harness.ledger import Ledger
-from harness.profiles import load
 
 PORTS = {"tls": 20_000, "http": 20_001, "pass": 20_002}
 
@@ -49,23 +46,6 @@ def tunnel(listener: str, **properties: Any) -> Tunnel:
 )
 def test_what_it_lacks(properties: dict[str, Any], feature: str | None) -> None:
     assert lacking(properties, HAProxy.versions) == feature
-
-
-def test_it_claims_known_features_and_its_profile_no_more() -> None:
-    assert set(HAProxy.features) <= set(Ledger.load().features)
-    assert load("haproxy").features <= set(HAProxy.features)
-
-
-def test_settings_that_it_does_not_know_are_told_and_nothing_is_started(tmp_path: Path) -> None:
-    params = {"settings": {"edition": "pro", "timeout.close-ms": 5, "listener.udp": True, "listener.dtls": False}}
-    adapter = HAProxy(find=lambda _: None)
-    assert adapter.start(params) == ["edition", "listener.udp"]
-    assert adapter.status() == {"running": False, "pid": None}
-
-
-def test_where_it_is_not_installed_it_says_what_to_do() -> None:
-    with pytest.raises(Trouble, match="run `make foreign`"):
-        HAProxy(find=lambda _: None).hello()
 
 
 def test_no_http_2_on_a_connection_that_selected_http_1(tmp_path: Path) -> None:

@@ -18,9 +18,7 @@ from harness.adapters._rpc import Trouble
 from harness.adapters.mitmproxy import Mitmproxy, Tunnel, configuration, lacking, scheme_of
 from harness.engine.adapter import check
 from harness.foreign.lock import folder, installed_stamp, lock
-from harness.ledger import Ledger
 from harness.peer.tls_pki import edge_identity, upstream_identity
-from harness.profiles import load
 from tests.foreign_quic_support import CLIENT_DONE, SERVER_DONE, STOCK, client, server
 
 (LOCKED,) = [one for one in lock() if one.name == "mitmproxy"]
@@ -60,23 +58,6 @@ PORTS = {"first": 31_000, "last": 31_099}
 )
 def test_what_it_lacks(properties: dict[str, Any], feature: str | None) -> None:
     assert lacking(properties) == feature
-
-
-def test_it_claims_known_features_and_its_profile_no_more() -> None:
-    assert set(Mitmproxy.features) <= set(Ledger.load().features)
-    assert load("mitmproxy").features <= set(Mitmproxy.features)
-
-
-def test_settings_that_it_does_not_know_are_told_and_nothing_is_started() -> None:
-    settings = {"edition": "pro", "listener.udp": True, "listener.dtls": False, "listener.http": True}
-    adapter = Mitmproxy(find=lambda _: None)
-    assert adapter.start({"settings": settings}) == ["edition", "listener.http"]
-    assert adapter.status() == {"running": False, "pid": None}
-
-
-def test_where_it_is_not_installed_it_says_what_to_do() -> None:
-    with pytest.raises(Trouble, match="run `make foreign`"):
-        Mitmproxy(find=lambda _: None).hello()
 
 
 def test_a_mode_and_a_port_per_tunnel() -> None:
