@@ -195,7 +195,9 @@ def outcomes_of(path: Path) -> OutcomesByCase:
             for case in data["cases"]
         }
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"--control: {path}: not the record of a run ({type(error).__name__}: {error})") from error
+        raise UsageError(
+            f"--control: {path}: found {type(error).__name__}: {error}, allowed is the run.json of `edgecase run`"
+        ) from error
     if profile != PROFILE:
         raise UsageError(f"--control {path}: found a run of {profile!r}, allowed is one of {PROFILE!r}")
     if notes or stopped:

@@ -174,6 +174,15 @@ async def test_head_and_no_content_have_none(scene: Scene, client: HttpClient, u
 
 
 @over_versions
+async def test_head_has_no_trailers(scene: Scene, client: HttpClient, upstream: HttpUpstream) -> None:
+    asking = await client.begin("HEAD", "/n")
+    await (await upstream.request("n")).respond(200, body=b"hello", trailers=[("X-End", "0")])
+    response = await asking.response()
+    assert (response.status, response.body, response.trailers, response.complete) == (200, b"", [], True)
+    assert response.violations == []
+
+
+@over_versions
 async def test_the_client_gives_up(scene: Scene, client: HttpClient, upstream: HttpUpstream) -> None:
     asking = await client.begin("POST", "/up", body=b"one", end=False, nonce="n")
     request = await upstream.request("n")

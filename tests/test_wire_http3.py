@@ -188,6 +188,10 @@ class TestQpackByHand:
             fields
         )
 
+    def test_strings_that_the_library_does_not_take(self) -> None:
+        fields = ((b"x", b"v" * 0x10000), (b"n" * 0x10000, b""))
+        assert Decompression(Http3Options()).section(0, Compression(Http3Options()).section(0, fields)) == fields
+
     @given(st.binary(max_size=300))
     def test_any_octets(self, data: bytes) -> None:
         for options in (Http3Options(), Http3Options(table_capacity=4096, blocked_streams=2)):

@@ -153,7 +153,9 @@ class Http3UpstreamExchange(UpstreamExchange):
         bodiless = status // 100 == 1 or status in (204, 304)
         told = None if bodiless or not length or trailers else len(body)
         head = self._head(status, fields, told)
-        if self.method == "HEAD" or not body:
+        if self.method == "HEAD":
+            self._say([head], fin=True)
+        elif not body:
             self._say([head, *self._trailers(trailers)], fin=True)
         elif len(body) > 1 << 15:
             self._say([head])

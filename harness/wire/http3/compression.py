@@ -25,6 +25,9 @@ from harness.wire.http3.qpack import (
 )
 from harness.wire.quic.codec import DecodeError
 
+LONGEST_OF_LIBRARY = 0xFFFF
+"""Octets of a name or a value that the library encodes; a longer one is written by hand."""
+
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
@@ -135,7 +138,7 @@ class Compression:
 
     def section(self, stream_id: int, fields: Fields) -> bytes:
         """Encode any fields."""
-        if any(not name for name, _ in fields) or not fields:
+        if not fields or any(not name or max(len(name), len(value)) > LONGEST_OF_LIBRARY for name, value in fields):
             return literal_section(fields)
         said, section = self._encoder.encode(stream_id, list(fields))
         self.out += said
